@@ -1,0 +1,1 @@
+"""zt-coordinator: the control plane: store, management API, enrolment, push, log intake."""

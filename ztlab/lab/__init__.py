@@ -1,0 +1,1 @@
+"""The lab: nodes as namespaces, with the production programs started in them as processes."""

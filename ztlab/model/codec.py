@@ -1,0 +1,239 @@
+"""Plain data (JSON, YAML) to frozen dataclasses and back: strict, with the path of every fault.
+
+`decode(NodeConfig, data)` accepts exactly what the dataclass describes: an unknown key, a missing
+one or a wrong type is a fault, faults are collected, and each names its path, what was wanted and
+what was found, with a "did you mean" where a name is close.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from ztlab.errors import SchemaError
+
+T = TypeVar("T")
+
+
+def field(
+    *,
+    check: Callable[[Any], None] | None = None,
+    default: Any = dataclasses.MISSING,
+    default_factory: Any = dataclasses.MISSING,
+    doc: str = "",
+    key: str = "",
+) -> Any:
+    """A dataclass field with a validator.
+
+    check  called with the decoded value; raises ValueError with what was wanted and found
+    doc    one line for people, carried into schemas
+    key    the spelling outside Python, where it is a keyword there ("from")
+    """
+    metadata = {"check": check, "doc": doc, "key": key}
+    return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
+
+
+def decode(kind: type[T], data: Any, *, path: str = "") -> T:
+    """DATA as a KIND; SchemaError with every fault found."""
+    faults: list[str] = []
+    value = _decode(kind, data, path, faults)
+    if faults:
+        raise SchemaError(faults)
+    return typing.cast(T, value)
+
+
+def encode(value: Any) -> Any:
+    """A dataclass (or list, dict, enum, scalar of them) as plain data that `decode` reads back."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.metadata.get("key") or f.name: encode(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+        }
+    if isinstance(value, enum.Enum):
+        return value.name.lower() if isinstance(value, enum.IntEnum) else value.value
+    if isinstance(value, Mapping):
+        return {str(k): encode(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [encode(v) for v in value]
+    return value
+
+
+def canonical(value: Any) -> bytes:
+    """The one byte string for VALUE: JSON, keys sorted, no blanks, ASCII only."""
+    text = json.dumps(encode(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return text.encode("ascii")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical form, in lower-case hexadecimal (64 characters)."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """' (did you mean "identity"?)' or nothing."""
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def _decode(kind: Any, data: Any, path: str, faults: list[str]) -> Any:
+    origin = get_origin(kind)
+    if kind is Any:
+        return data
+    if origin in (Union, types.UnionType):
+        return _decode_union(kind, data, path, faults)
+    if origin in (tuple, list):
+        return _decode_sequence(kind, data, path, faults)
+    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return _decode_mapping(kind, data, path, faults)
+    if origin is typing.Literal:
+        return _decode_literal(kind, data, path, faults)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return _decode_enum(kind, data, path, faults)
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, data, path, faults)
+    return _decode_scalar(kind, data, path, faults)
+
+
+def _fault(path: str, wanted: str, data: Any, faults: list[str], extra: str = "") -> None:
+    faults.append(f"{path or 'document'}: want {wanted}, got {describe(data)}{extra}")
+
+
+def describe(data: Any) -> str:
+    """A found value, short enough for an error line: `'25s'`, `a list of 3`, `nothing`."""
+    if data is None:
+        return "nothing"
+    if isinstance(data, Mapping):
+        return "a mapping"
+    if isinstance(data, (list, tuple)):
+        return f"a list of {len(data)}"
+    text = repr(data)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _decode_scalar(kind: Any, data: Any, path: str, faults: list[str]) -> Any:
+    if kind is bool:
+        # YAML 1.1 reads a bare `on` as True; a JSON writer may say "on". Both are accepted.
+        if isinstance(data, str) and data.lower() in ("on", "off"):
+            return data.lower() == "on"
+        if isinstance(data, bool):
+            return data
+        _fault(path, "on or off", data, faults)
+        return None
+    if kind is int and isinstance(data, int) and not isinstance(data, bool):
+        return data
+    if kind is float and isinstance(data, (int, float)) and not isinstance(data, bool):
+        return float(data)
+    if kind is str and isinstance(data, str):
+        return data
+    words = {int: "a whole number", float: "a number", str: "a text"}
+    _fault(path, words.get(kind, getattr(kind, "__name__", str(kind))), data, faults)
+    return None
+
+
+def _decode_union(kind: Any, data: Any, path: str, faults: list[str]) -> Any:
+    options = get_args(kind)
+    if data is None and type(None) in options:
+        return None
+    options = tuple(o for o in options if o is not type(None))
+    if len(options) == 1:
+        return _decode(options[0], data, path, faults)
+    best: list[str] | None = None
+    for option in options:
+        attempt: list[str] = []
+        value = _decode(option, data, path, attempt)
+        if not attempt:
+            return value
+        if best is None or max(map(len, attempt)) > max(map(len, best)):
+            best = attempt
+    faults.extend(best or [])
+    return None
+
+
+def _decode_sequence(kind: Any, data: Any, path: str, faults: list[str]) -> Any:
+    item = get_args(kind)[0]
+    if not isinstance(data, (list, tuple)):
+        _fault(path, "a list", data, faults)
+        return ()
+    values = [_decode(item, value, f"{path}[{i}]", faults) for i, value in enumerate(data)]
+    return tuple(values) if get_origin(kind) is tuple else values
+
+
+def _decode_mapping(kind: Any, data: Any, path: str, faults: list[str]) -> Any:
+    item = get_args(kind)[1]
+    if not isinstance(data, Mapping):
+        _fault(path, "a mapping", data, faults)
+        return {}
+    result = {}
+    for key, value in data.items():
+        if not isinstance(key, str):
+            _fault(f"{path}.{key}" if path else str(key), "a text as key", key, faults)
+            continue
+        result[key] = _decode(item, value, f"{path}.{key}" if path else key, faults)
+    return result
+
+
+def _decode_literal(kind: Any, data: Any, path: str, faults: list[str]) -> Any:
+    options = get_args(kind)
+    for option in options:
+        if type(option) is type(data) and option == data:
+            return option
+    wanted = " | ".join(str(o) for o in options)
+    hint = did_you_mean(data, map(str, options)) if isinstance(data, str) else ""
+    _fault(path, wanted, data, faults, hint)
+    return None
+
+
+def _decode_enum(kind: type[enum.Enum], data: Any, path: str, faults: list[str]) -> Any:
+    words = {
+        (member.name.lower() if issubclass(kind, enum.IntEnum) else str(member.value)): member
+        for member in kind
+    }
+    if isinstance(data, str) and data in words:
+        return words[data]
+    hint = did_you_mean(data, words) if isinstance(data, str) else ""
+    _fault(path, " | ".join(words), data, faults, hint)
+    return None
+
+
+def _decode_dataclass(kind: Any, data: Any, path: str, faults: list[str]) -> Any:
+    if not isinstance(data, Mapping):
+        _fault(path, "a mapping", data, faults)
+        return None
+    hints = typing.get_type_hints(kind)
+    fields = {f.metadata.get("key") or f.name: f for f in dataclasses.fields(kind)}
+    before = len(faults)
+    for key in data:
+        if key not in fields:
+            where = f"{path}.{key}" if path else str(key)
+            hint = did_you_mean(str(key), fields)
+            faults.append(f"{where}: unknown key{hint}; known: {', '.join(sorted(fields))}")
+    values: dict[str, Any] = {}
+    for key, spec in fields.items():
+        where = f"{path}.{key}" if path else key
+        if key not in data:
+            if spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+                faults.append(f"{where}: missing")
+            continue
+        count = len(faults)
+        value = _decode(hints[spec.name], data[key], where, faults)
+        check = spec.metadata.get("check")
+        if len(faults) == count and check is not None and value is not None:
+            try:
+                check(value)
+            except ValueError as error:
+                faults.append(f"{where}: {error}")
+        values[spec.name] = value
+    if len(faults) > before:
+        return None
+    try:
+        return kind(**values)
+    except ValueError as error:
+        faults.append(f"{path or 'document'}: {error}")
+        return None

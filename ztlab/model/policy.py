@@ -1,0 +1,186 @@
+"""Policy as people write it, and `decide`, the one function that says what it means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ztlab.model.codec import did_you_mean, field
+from ztlab.model.flow import ICMP, ICMPV6, PROTOCOL_NUMBERS, TCP, UDP, Flow
+from ztlab.model.identity import ANY, UNKNOWN, WORLD
+from ztlab.model.verdict import Verdict
+
+Action = Literal["allow", "deny"]
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+
+
+def check_name(name: str) -> None:
+    """A name of an identity, group, resource, node or rule: 1 to 63 letters, digits, - _ and dots."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"want a name of 1 to 63 letters, digits, '-', '_' or '.', "
+            f"beginning and ending with a letter or digit, got {name!r}"
+        )
+
+
+def parse_ports(text: int | str) -> tuple[int, int]:
+    """8080 or "9000-9010" as (first, last), both 0..65535; ValueError otherwise."""
+    if isinstance(text, int):
+        first = last = text
+    else:
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text)
+        if match is None:
+            raise ValueError(f'want a port or a range like "9000-9010", got {text!r}')
+        first, last = int(match[1]), int(match[2] or match[1])
+    if not 0 <= first <= last <= 65535:
+        raise ValueError(f"want ports from 0 to 65535, first before last, got {text!r}")
+    return first, last
+
+
+def _check_ports(ports: tuple[int | str, ...]) -> None:
+    for port in ports:
+        parse_ports(port)
+
+
+def _check_protocol(proto: str | int) -> None:
+    if isinstance(proto, int):
+        if not 0 <= proto <= 255:
+            raise ValueError(f"want a protocol number from 0 to 255, got {proto}")
+    elif proto not in (*PROTOCOL_NUMBERS, "any"):
+        known = (*PROTOCOL_NUMBERS, "any")
+        raise ValueError(
+            f"want {' | '.join(known)} or a number, got {proto!r}{did_you_mean(proto, known)}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One line of policy. The order of rules never matters: deny beats allow.
+
+    source, destination  an identity, a group, a resource, `world`, or `*`
+    proto                tcp, udp, icmp (both families), any, or an IP protocol number
+    ports                destination ports and ranges; empty means every port; only with tcp, udp
+    """
+
+    id: str = field(check=check_name)
+    source: str = field(key="from")
+    destination: str = field(key="to")
+    action: Action
+    proto: str | int = field(default="any", check=_check_protocol)
+    ports: tuple[int | str, ...] = field(default=(), check=_check_ports)
+
+    def __post_init__(self) -> None:
+        if self.ports and self.proto not in ("tcp", "udp", TCP, UDP):
+            raise ValueError(f"rule {self.id}: ports need proto tcp or udp, not {self.proto}")
+
+    def protocols(self) -> frozenset[int] | None:
+        """The IP protocol numbers it speaks of; None means every one."""
+        if self.proto == "any":
+            return None
+        if self.proto == "icmp":
+            return frozenset({ICMP, ICMPV6})
+        if isinstance(self.proto, str):
+            return frozenset({PROTOCOL_NUMBERS[self.proto]})
+        return frozenset({self.proto})
+
+    def port_ranges(self) -> tuple[tuple[int, int], ...]:
+        """(first, last) pairs; empty means every port."""
+        return tuple(parse_ports(port) for port in self.ports)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyTest:
+    """A claim that a policy must keep: a write that breaks one is refused."""
+
+    source: str = field(key="from")
+    destination: str = field(key="to")
+    proto: str | int = field(default="any", check=_check_protocol)
+    port: int | None = field(default=None)
+    expect: Action
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Who may talk to whom.
+
+    default  what happens to a packet between known identities that no rule matches
+    groups   name to the identities (or resources) in it; a name has one meaning in a network
+    """
+
+    default: Action = field(default="deny")
+    rules: tuple[Rule, ...] = field(default=())
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tests: tuple[PolicyTest, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What policy says, and by which rule (None: the default, or no identity)."""
+
+    verdict: Verdict
+    rule: str | None = None
+
+    @property
+    def is_allowed(self) -> bool:
+        return not self.verdict.is_drop
+
+
+def decide(policy: Policy, flow: Flow) -> Decision:
+    """What POLICY, as written, says about a new FLOW.
+
+    Unknown ends are refused before any rule is read. Of several matching rules a deny wins; the
+    one named is the first of the winning action in written order.
+    """
+    if flow.source == UNKNOWN:
+        return Decision(verdict=Verdict.UNKNOWN_SOURCE)
+    if flow.destination == UNKNOWN:
+        return Decision(verdict=Verdict.UNKNOWN_DESTINATION)
+    allowed_by: str | None = None
+    for rule in policy.rules:
+        if not _matches(policy, rule, flow):
+            continue
+        if rule.action == "deny":
+            return Decision(verdict=Verdict.DENY_RULE, rule=rule.id)
+        allowed_by = allowed_by or rule.id
+    if allowed_by is not None:
+        return Decision(verdict=Verdict.ALLOWED, rule=allowed_by)
+    if policy.default == "allow":
+        return Decision(verdict=Verdict.ALLOWED)
+    return Decision(verdict=Verdict.NO_RULE)
+
+
+def _matches(policy: Policy, rule: Rule, flow: Flow) -> bool:
+    protocols = rule.protocols()
+    if protocols is not None and flow.protocol not in protocols:
+        return False
+    ranges = rule.port_ranges()
+    if ranges and not any(first <= (flow.port or 0) <= last for first, last in ranges):
+        return False
+    return _names(policy, rule.source, flow.source) and _names(
+        policy, rule.destination, flow.destination
+    )
+
+
+def _names(policy: Policy, selector: str, name: str) -> bool:
+    """Does SELECTOR, as a rule writes it, mean the identity NAME?"""
+    return selector == ANY or selector == name or name in policy.groups.get(selector, ())
+
+
+def dangling_names(policy: Policy, known: frozenset[str]) -> Iterator[str]:
+    """One line for each name in POLICY that is no identity, resource or group, with its path."""
+    names = known | policy.groups.keys() | {WORLD, ANY}
+    members = known | {WORLD}
+    for group, content in policy.groups.items():
+        for name in content:
+            if name not in members:
+                yield f"groups.{group}: no identity {name!r}{did_you_mean(name, members)}"
+    for i, rule in enumerate(policy.rules):
+        for key, name in (("from", rule.source), ("to", rule.destination)):
+            if name not in names:
+                yield f"rules[{i}].{key}: nobody is called {name!r}{did_you_mean(name, names)}"
+    for i, test in enumerate(policy.tests):
+        for key, name in (("from", test.source), ("to", test.destination)):
+            if name not in members:
+                yield f"tests[{i}].{key}: nobody is called {name!r}{did_you_mean(name, members)}"

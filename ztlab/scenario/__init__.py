@@ -1,0 +1,1 @@
+"""Scenario files: what to build, what to do to it, and what must then be true."""
