@@ -1,0 +1,45 @@
+# The two commands: `make demo` and `make test`. `make help` names the others.
+# A script that finds the machine unfit ends with code 3; make itself prints it and ends with 2.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test setup lint unit e2e lock clean
+
+# What this machine must have; a test skipped for want of it fails. Example:
+#   make test ZT_REQUIRE=root,bpf,wireguard,lab
+ZT_REQUIRE ?=
+# More arguments for pytest: make unit PYTEST_ARGS="-k policy"
+PYTEST_ARGS ?=
+export ZT_REQUIRE PYTEST_ARGS
+
+help: ## name the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+
+demo: ## set up this machine, build scenarios/3node.yaml, prove it, and leave it standing
+	@tools/setup.sh
+	@tools/demo.sh
+
+test: ## set up this machine, then run every check and every test
+	@tools/setup.sh
+	@tools/test.sh
+
+setup: ## Debian packages, headers for bcc, .venv
+	@tools/setup.sh
+
+lint: ## format, lint, types
+	@tools/setup.sh
+	@tools/test.sh format lint types
+
+unit: ## unit and contract tests
+	@tools/setup.sh
+	@tools/test.sh unit
+
+e2e: ## kernel and end-to-end tests, and the scenarios
+	@tools/setup.sh
+	@tools/test.sh system
+
+lock: ## write requirements.lock anew from pyproject.toml
+	@tools/lock.sh
+
+clean: ## remove .venv, build and the tools' caches; standing labs stay
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

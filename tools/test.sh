@@ -1,0 +1,60 @@
+#!/bin/bash
+# Run the stages of `make test` named on the command line, one after the other, and print what each
+# took. All of them run, whatever an earlier one said; exit code 1 if one of them failed.
+#
+#   tools/test.sh [format] [lint] [types] [unit] [system]        default: all
+#
+#   ZT_REQUIRE   what this machine must have (root,bpf,wireguard,lab): a test that is skipped for
+#                want of it fails
+#   PYTEST_ARGS  more arguments for pytest, for example "-k policy"
+
+set -euo pipefail
+# shellcheck source=tools/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+cd "$root"
+
+bin="$root/.venv/bin"
+read -ra more <<<"${PYTEST_ARGS:-}"
+
+stage_format() { "$bin/ruff" format --check --quiet .; }
+stage_lint() { "$bin/ruff" check --quiet .; }
+stage_types() { "$bin/mypy" --no-error-summary; }
+
+# No root, no kernel: as many workers as there are cores.
+stage_unit() { pytest_into unit -n auto --dist worksteal tests/unit tests/contract; }
+
+# The real kernel. A file stays with one worker, since its tests share one lab.
+stage_system() { pytest_into system -n 2 --dist loadfile tests/kernel tests/e2e scenarios; }
+
+pytest_into() {
+    local name=$1
+    shift
+    "$bin/pytest" -q --junit-xml="build/junit-$name.xml" "$@" "${more[@]}"
+}
+
+trap 'exit 130' INT # pytest ends by itself on Ctrl-C; the next stage must not begin
+mkdir -p build
+[ $# -gt 0 ] || set -- format lint types unit system
+begin=$(now_ms)
+failed=()
+summary=()
+for stage in "$@"; do
+    printf '\n== %s\n' "$stage"
+    start=$(now_ms)
+    outcome=ok
+    code=0
+    "stage_$stage" || code=$?
+    if [ "$code" != 0 ]; then
+        outcome="FAILED ($code)"
+        failed+=("$stage")
+    fi
+    summary+=("$(printf '%-8s %7s s  %s' "$stage" "$(seconds_since "$start")" "$outcome")")
+done
+
+printf '\n'
+printf '%s\n' "${summary[@]}"
+printf '%-8s %7s s\n' total "$(seconds_since "$begin")"
+[ "${#failed[@]}" = 0 ] || {
+    say "failed: ${failed[*]}" >&2
+    exit 1
+}
