@@ -1,0 +1,250 @@
+"""HTTPS to one coordinator: TLS verified against one pinned authority, errors as our own.
+
+No urllib3 exception leaves this module: what was answered with a problem document is `Refused`, and
+all that kept an answer from coming is `Unreachable`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import urllib3
+from urllib3.connection import HTTPSConnection
+from urllib3.exceptions import HTTPError, NewConnectionError
+
+from ztlab.errors import Refused, Unreachable, ZtError
+
+SocketFactory = Callable[[tuple[str, int], float | None], socket.socket]
+"""Makes a connected TCP socket to (host, port) within a timeout in seconds; raises OSError."""
+
+API = "/api/v1"
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 15.0
+
+
+class _Connection(HTTPSConnection):
+    """An HTTPSConnection whose TCP part may be made elsewhere, in a network namespace for one."""
+
+    def __init__(
+        self, *args: Any, socket_factory: SocketFactory | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._socket_factory = socket_factory
+
+    def _new_conn(self) -> socket.socket:
+        if self._socket_factory is None:
+            return super()._new_conn()
+        timeout = self.timeout if isinstance(self.timeout, (int, float)) else None
+        try:
+            made = self._socket_factory((self.host, self.port or 443), timeout)
+        except OSError as error:
+            raise NewConnectionError(self, str(error)) from error
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return made
+
+
+class _Pool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _Connection
+
+
+class Transport:
+    """Requests to the coordinator at URL ("https://HOST:PORT"), over verified TLS.
+
+    authority_pem   the one certificate that TLS is verified against
+    token           sent as bearer token; may be set later
+    socket_factory  makes the TCP connection; None: an ordinary one
+    """
+
+    def __init__(
+        self,
+        url: str,
+        authority_pem: str,
+        token: str | None = None,
+        *,
+        socket_factory: SocketFactory | None = None,
+    ) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_verify_locations(cadata=authority_pem)
+        except (ssl.SSLError, ValueError) as error:
+            raise ZtError(f"the authority of {url} is no PEM certificate: {error}") from error
+        self.url = url.rstrip("/")
+        self.authority_hash = authority_hash(authority_pem)
+        self.token = token
+        self._pool = _pool(url, context, socket_factory)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str | int | None] | None = None,
+        bearer: str | None = None,
+    ) -> Any:
+        """The decoded JSON answer to METHOD PATH (below /api/v1); None where there is no body.
+
+        bearer  sent instead of the token; "" sends none
+        Refused with the status for an answer of 400 or above, Unreachable where none came.
+        """
+        with self._mapped():
+            response = self._send(method, path, body, query=query, bearer=bearer)
+            content = response.data
+        return _answer(response.status, content, f"{method} {path}")
+
+    def open(
+        self, path: str, *, query: Mapping[str, str | int | None], read_timeout_s: float
+    ) -> urllib3.BaseHTTPResponse:
+        """A GET whose body is still to be read; the caller releases it. Errors as in `request`."""
+        with self._mapped():
+            response = self._send(
+                "GET", path, None, query=query, accept="text/event-stream", read_s=read_timeout_s
+            )
+            if response.status >= 400:
+                _answer(response.status, response.read(), f"GET {path}")
+        return response
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._pool.close()
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        *,
+        query: Mapping[str, str | int | None] | None = None,
+        bearer: str | None = None,
+        accept: str = "application/json",
+        read_s: float | None = None,
+    ) -> urllib3.BaseHTTPResponse:
+        given = {k: v for k, v in (query or {}).items() if v is not None}
+        target = API + path + (f"?{urlencode(given)}" if given else "")
+        headers = {"Accept": accept, "User-Agent": "ztlab"}
+        token = self.token if bearer is None else bearer
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        content = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            content = json.dumps(body, separators=(",", ":")).encode()
+        streaming = read_s is not None
+        return self._pool.urlopen(
+            method,
+            target,
+            body=content,
+            headers=headers,
+            retries=False,
+            redirect=False,
+            preload_content=not streaming,
+            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=read_s or READ_TIMEOUT_S),
+        )
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        with unreachable_if_broken(self.url):
+            yield
+
+
+@contextmanager
+def unreachable_if_broken(url: str) -> Iterator[None]:
+    """Turn whatever the network, TLS or HTTP raises inside into one Unreachable about URL."""
+    try:
+        yield
+    except urllib3.exceptions.SSLError as error:
+        raise Unreachable(
+            f"{url}: TLS failed: {error}",
+            hint="the server must hold a certificate of the pinned authority, for this very name",
+        ) from error
+    except (HTTPError, HTTPException, OSError, ValueError) as error:
+        # ValueError: urllib3 and http.client raise it for a file that was closed under a read.
+        raise Unreachable(f"{url}: {error or type(error).__name__}") from error
+
+
+def authority_hash(pem: str) -> bytes:
+    """SHA-256 (32 bytes) of the DER of the certificate in PEM; ZtError if there is none."""
+    try:
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest()
+    except ValueError as error:
+        raise ZtError(f"not a PEM certificate: {error}") from error
+
+
+def fetch_authority(
+    url: str, expected_sha256: bytes, *, socket_factory: SocketFactory | None = None
+) -> str:
+    """The PEM of the coordinator's TLS authority, proven by its hash and by nothing else.
+
+    Reads /health over unverified TLS. Refused if the hash of the certificate that came is another
+    one, Unreachable if nothing came.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    pool = _pool(url, context, socket_factory)
+    try:
+        with unreachable_if_broken(url):
+            response = pool.urlopen(
+                "GET",
+                API + "/health",
+                retries=False,
+                redirect=False,
+                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
+                assert_same_host=False,
+            )
+    finally:
+        pool.close()
+    answer = _answer(response.status, response.data, "GET /health")
+    pem = answer.get("authority") if isinstance(answer, dict) else None
+    if not isinstance(pem, str):
+        raise Refused(f"{url}/api/v1/health names no authority", status=response.status)
+    try:
+        found = authority_hash(pem)
+    except ZtError as error:
+        raise Refused(f"{url}/api/v1/health: {error}", status=response.status) from error
+    if not hmac.compare_digest(found, expected_sha256):
+        raise Refused(
+            f"{url} shows an authority that is not the pinned one ({found.hex()[:16]}…)",
+            hint="the setup key is of another coordinator, or somebody is in between",
+        )
+    return pem
+
+
+def _pool(url: str, context: ssl.SSLContext, socket_factory: SocketFactory | None) -> _Pool:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/"):
+        raise ZtError(f"want https://HOST:PORT as the coordinator's URL, got {url!r}")
+    return _Pool(
+        parts.hostname,
+        parts.port or 443,
+        ssl_context=context,
+        maxsize=4,
+        socket_factory=socket_factory,
+    )
+
+
+def _answer(status: int, content: bytes, what: str) -> Any:
+    try:
+        answer = json.loads(content) if content else None
+    except ValueError:
+        answer = None
+        if status < 400:
+            raise Unreachable(f"{what}: the answer is no JSON") from None
+    if status < 400:
+        return answer
+    problem = answer if isinstance(answer, dict) else {}
+    lines = [str(problem.get("detail") or problem.get("title") or f"HTTP {status}")]
+    for fault in problem.get("errors") or ():
+        if isinstance(fault, dict):
+            lines.append(f"  {fault.get('path')}: {fault.get('message')}")
+    raise Refused(f"{what}: " + "\n".join(lines), status=status)
