@@ -1,4 +1,4 @@
-"""Can bcc compile and load a TC program here? Exit code 0, or 1 with the reason on the last line."""
+"""Can bcc compile and load a TC program here? Exit code 0, or 1 and the reason as the last line."""
 
 import sys
 

@@ -22,7 +22,7 @@ _MAP_CREATE, _PROG_LOAD, _OBJ_PIN = 0, 5, 6
 _PROG_TYPE_SCHED_CLS = 3
 _PERCPU_HASH, _LPM_TRIE, _RINGBUF = 5, 11, 27
 _NO_PREALLOC = 1  # what an LPM trie insists on
-_RETURN_0 = bytes.fromhex("b700000000000000" "9500000000000000")  # r0 = 0; exit
+_RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
 
 
 class Missing(Exception):

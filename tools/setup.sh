@@ -23,7 +23,8 @@ packages=(
     wireguard-go wireguard-tools                 # where the kernel has no WireGuard; wg(8)
     iproute2 nftables iputils-ping iperf3 procps # what the lab and its steps run
     clang llvm libbpf-dev bpftool                # the data plane as a compiled object
-    kmod make git
+    curl netcat-openbsd                          # what the README tells to try
+    kmod make git shellcheck
 )
 
 main() {
@@ -34,6 +35,7 @@ main() {
     exec 9<"$root" # a lock on the folder itself: nothing to leave behind
     flock 9
     mkdir -p "$root/build"
+    : >"$log"
     install_packages
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted_stamp)" ] && headers_are_there; then
         return 0
@@ -92,7 +94,7 @@ apt_install() {
     # is already downloaded can still be installed, and the install says best what it lacks.
     run_logged apt-get "${options[@]}" update || true
     run_logged apt-get "${options[@]}" install --no-install-recommends "$@" || unfit \
-        "apt-get cannot install $*: $(last_error '^E:')" \
+        "apt-get cannot install $*: $(reason '^E:')" \
         "check the network and /etc/apt/sources.list, then run it again; all it said: $log"
     say "Debian packages: $(seconds_since "$start") s"
 }
@@ -102,9 +104,13 @@ run_logged() {
     "$@" >>"$log" 2>&1 </dev/null
 }
 
-# last_error PATTERN: the last line of the log that looks like the reason.
-last_error() {
-    { grep -E "$1" "$log" || tail -n 1 "$log"; } | tail -n 1
+# reason PATTERN: why the last logged command failed, as one clause.
+reason() {
+    if grep -qE 'Temporary failure|[Cc]ould not resolve|unreachable|NewConnection|timed out' "$log"; then
+        echo "no network, or the package servers do not answer"
+    else
+        { grep -E "$1" "$log" || tail -n 1 "$log"; } | tail -n 1
+    fi
 }
 
 require_kernel() {
@@ -177,7 +183,7 @@ make_venv() {
 pip_install() {
     run_logged "$venv/bin/python" -m pip --disable-pip-version-check --no-input \
         --retries 2 install --progress-bar off "$@" || unfit \
-        "pip cannot install the Python packages: $(last_error '^ERROR:')" \
+        "pip cannot install the Python packages: $(reason '^ERROR:')" \
         "check the network and pip's configuration, then run it again; all it said: $log"
 }
 

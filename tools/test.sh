@@ -17,7 +17,10 @@ bin="$root/.venv/bin"
 read -ra more <<<"${PYTEST_ARGS:-}"
 
 stage_format() { "$bin/ruff" format --check --quiet .; }
-stage_lint() { "$bin/ruff" check --quiet .; }
+stage_lint() {
+    "$bin/ruff" check --quiet . && shellcheck -x tools/*.sh vagrant/*.sh .ci/run
+}
+
 stage_types() { "$bin/mypy" --no-error-summary; }
 
 # No root, no kernel: as many workers as there are cores.
