@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What the programs and user space say to each other: the keys and values of every map, the event
+ * record, and the numbers in them. agent/abi.py says the same in Python; tests/contract/test_abi.py
+ * compares the two. Numbers are never moved nor used again. Every byte of padding is named and
+ * written as zero, because a hash map compares every byte of a key. Addresses are in network byte
+ * order, IPv4 in the first word with the rest zero; ports are in host byte order; times are
+ * nanoseconds of the kernel's monotonic clock. */
+#ifndef ZT_ABI_H
+#define ZT_ABI_H
+
+#include <linux/types.h>
+
+/* ztlab/model/verdict.py */
+enum zt_verdict {
+	ZT_ALLOWED = 1,
+	ZT_ESTABLISHED = 2,
+	ZT_OBSERVED = 3,
+
+	/* drop reasons, from 16 up */
+	ZT_NO_RULE = 16,
+	ZT_DENY_RULE = 17,
+	ZT_UNKNOWN_SOURCE = 18,
+	ZT_UNKNOWN_DESTINATION = 19,
+	ZT_SPOOFED_SOURCE = 20,
+	ZT_FRAGMENT = 21,
+	ZT_MALFORMED = 22,
+	ZT_UNSUPPORTED_PROTOCOL = 23,
+	ZT_NOT_ESTABLISHED = 24,
+	ZT_OVER_QUOTA = 25,
+	ZT_MAP_FULL = 26,
+};
+#define ZT_FIRST_DROP ZT_NO_RULE
+
+enum zt_hook { ZT_INGRESS = 0, ZT_EGRESS = 1 };
+enum zt_mode { ZT_OBSERVE = 0, ZT_ENFORCE = 1 };
+enum zt_logging { ZT_LOG_OFF = 0, ZT_LOG_FLOW = 1, ZT_LOG_PACKET = 2 };
+
+#define ZT_TAG_UNKNOWN 0u
+#define ZT_TAG_WORLD 1u
+#define ZT_TAG_ANY 0xffffffffu /* `*` in a policy key; a real tag has 24 bits */
+
+/* The words of zt_config. Each is written in one 8-byte store and read once per packet. */
+enum zt_config_word {
+	ZT_CONFIG_MODE = 0,    /* enum zt_mode */
+	ZT_CONFIG_LOGGING = 1, /* enum zt_logging */
+	ZT_CONFIG_POLICY = 2,  /* epoch << ZT_EPOCH_SHIFT | flags below */
+	ZT_CONFIG_SELF = 3,    /* the tag of this node's own identity */
+	ZT_CONFIG_WORDS = 4,
+};
+#define ZT_POLICY_SLOT 1u          /* which half of zt_policy and zt_pairs is in force */
+#define ZT_POLICY_DEFAULT_ALLOW 2u /* what happens when no rule matches */
+#define ZT_POLICY_CLIENT 4u        /* no identities, no policy: only replies come in */
+#define ZT_EPOCH_SHIFT 8           /* the epoch has 32 bits, of which 0 means "never judged" */
+
+/* zt_ids, zt_nets: whose address is it? */
+enum zt_kind {
+	ZT_KIND_NONE = 0,     /* a miss */
+	ZT_KIND_SELF = 1,     /* an address of this node */
+	ZT_KIND_NODE = 2,     /* of another node, behind its own WireGuard peer */
+	ZT_KIND_RESOURCE = 3, /* in a resource */
+	ZT_KIND_VIA = 4,      /* a router that may speak ICMP errors for a resource; tag 0 */
+};
+struct zt_id_key {
+	__u32 family; /* 4 or 6 */
+	__u32 address[4];
+};
+struct zt_net_key {
+	__u32 prefix_bits; /* counted over all that follows: 32 + the prefix's length */
+	__u32 family;
+	__u32 address[4];
+};
+struct zt_identity {
+	__u32 tag;
+	__u8 kind;
+	__u8 pad[3];
+};
+
+/* zt_pairs: which shapes of zt_policy keys exist for this pair of tags? Bits 0 to 16: an entry
+ * with a port prefix of that length; bit 17: an entry for any protocol. */
+struct zt_pair_key {
+	__u32 source; /* a tag, or ZT_TAG_ANY */
+	__u32 destination;
+	__u32 slot;
+};
+#define ZT_SHAPE_ANY_PROTOCOL 17
+
+/* zt_policy: may this identity reach that one here? */
+struct zt_policy_key {
+	__u32 source;
+	__u32 destination;
+	__u16 port;      /* its lower 16 - port_bits bits are zero */
+	__u8 protocol;   /* 0 where port_bits is ZT_ANY_PROTOCOL */
+	__u8 port_bits;  /* length of the port prefix, 0 to 16, or ZT_ANY_PROTOCOL */
+	__u8 slot;
+	__u8 pad[3];
+};
+#define ZT_ANY_PROTOCOL 0xffu
+enum zt_action { ZT_ACTION_ALLOW = 1, ZT_ACTION_DENY = 2 };
+struct zt_policy_value {
+	__u32 rule; /* index + 1 of the rule in written order; 24 bits */
+	__u8 action;
+	__u8 pad[3];
+};
+
+/* zt_flows: what is known of this conversation? One key for both directions: "low" is the end
+ * whose (address, port) compares lower. For an ICMP echo the requester's port is the identifier
+ * and the responder's is ZT_ECHO_PORT. */
+struct zt_flow_key {
+	__u32 low[4];
+	__u32 high[4];
+	__u16 low_port;
+	__u16 high_port;
+	__u8 family;
+	__u8 protocol;
+	__u8 pad[2];
+};
+#define ZT_ECHO_PORT 8
+enum zt_origin {
+	ZT_ORIGIN_TUNNEL = 1, /* came out of the tunnel */
+	ZT_ORIGIN_LAN = 2,    /* entered the tunnel from another interface */
+	ZT_ORIGIN_LOCAL = 3,  /* this node began it */
+	ZT_ORIGIN_TRANSIT = 4 /* out of the tunnel and into it again: a packet's, never a flow's */
+};
+enum zt_flow_flag {
+	ZT_FLOW_FROM_HIGH = 1,  /* the high end began it */
+	ZT_FLOW_FIN_SOURCE = 2, /* the end that began it sent FIN */
+	ZT_FLOW_FIN_OTHER = 4,
+	ZT_FLOW_RESET = 8,
+};
+/* The judgement is one word so that it is written in one store: two CPUs that judge the same flow
+ * under different epochs can not leave one's verdict with the other's epoch.
+ *   bits 32..63  epoch it was judged in; 0: never
+ *   bits  8..31  index + 1 of the rule that decided; 0: none
+ *   bits  0..7   ZT_ALLOWED, or the drop reason: then the entry is a tombstone */
+#define ZT_JUDGED_RULE_SHIFT 8
+#define ZT_JUDGED_EPOCH_SHIFT 32
+struct zt_flow {
+	__u64 created_ns;
+	__u64 last_ns; /* of the last packet that went on */
+	__u64 judged;
+	__u64 packets[2]; /* [0] in the original direction, [1] the other way */
+	__u64 bytes[2];
+	__u32 source_tag; /* of the end that began it */
+	__u32 destination_tag;
+	__u8 origin;
+	__u8 flags;
+	__u8 pad[6];
+	__u64 reserved[4];
+};
+
+/* zt_stats: one pair of counters per identity, hook and verdict. */
+struct zt_stats_key {
+	__u32 tag;
+	__u8 hook;
+	__u8 verdict;
+	__u8 pad[2];
+};
+struct zt_stats {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* zt_log: what became of events, and of counts that found no room. */
+enum zt_log_counter { ZT_LOG_EMITTED = 0, ZT_LOG_RING_FULL = 1, ZT_UNCOUNTED = 2, ZT_LOG_COUNTERS };
+
+/* zt_events: one record. */
+enum zt_event_flag { ZT_EVENT_FIRST = 1 /* the first packet of a flow, or a denial */ };
+struct zt_event {
+	__u64 at_ns;
+	__u32 source[4];
+	__u32 destination[4];
+	__u32 source_tag;
+	__u32 destination_tag;
+	__u32 rule;  /* index + 1 in the policy of this epoch; 0: none */
+	__u32 epoch; /* in which that rule decided; 0: nothing did */
+	__u32 packets;
+	__u32 bytes; /* on the wire, after segmentation, without link layer */
+	__u16 source_port;
+	__u16 destination_port;
+	__u8 family; /* 4, 6; 0: not parsable */
+	__u8 protocol;
+	__u8 verdict;
+	__u8 hook;
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u8 flags;
+	__u8 pad[4];
+};
+
+#endif

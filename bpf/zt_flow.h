@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Conversations: found from either end, forgotten when idle. */
+#ifndef ZT_FLOW_H
+#define ZT_FLOW_H
+
+#include "zt_parse.h"
+
+#define ZT_SECOND 1000000000ull
+#define ZT_IDLE_TCP (3600 * ZT_SECOND)
+#define ZT_IDLE_TCP_CLOSING (10 * ZT_SECOND)
+#define ZT_IDLE_UDP (180 * ZT_SECOND)
+#define ZT_IDLE_OTHER (30 * ZT_SECOND)
+
+static __always_inline bool zt_is_tombstone(__u64 judged)
+{
+	return (judged & 0xff) >= ZT_FIRST_DROP;
+}
+
+/* Fill the passage's flow key, and say which way the packet goes. */
+static __always_inline void zt_flow_key_of(struct zt_passage *passage)
+{
+	const struct zt_packet *packet = &passage->packet;
+	struct zt_flow_key *key = &passage->key;
+	bool from_high = packet->source_port > packet->destination_port;
+	int i;
+
+#pragma clang loop unroll(full)
+	for (i = 3; i >= 0; i--)
+		if (packet->source[i] != packet->destination[i])
+			from_high = packet->source[i] > packet->destination[i];
+	__builtin_memcpy(key->low, from_high ? packet->destination : packet->source,
+			 sizeof(key->low));
+	__builtin_memcpy(key->high, from_high ? packet->source : packet->destination,
+			 sizeof(key->high));
+	key->low_port = from_high ? packet->destination_port : packet->source_port;
+	key->high_port = from_high ? packet->source_port : packet->destination_port;
+	key->family = packet->family;
+	key->protocol = packet->protocol;
+	key->pad[0] = key->pad[1] = 0;
+	passage->from_high = from_high;
+}
+
+/* TCP that was reset, or that both ends finished. */
+static __always_inline bool zt_flow_is_closing(const struct zt_flow *flow)
+{
+	const __u8 both = ZT_FLOW_FIN_SOURCE | ZT_FLOW_FIN_OTHER;
+
+	return flow->flags & ZT_FLOW_RESET || (flow->flags & both) == both;
+}
+
+static __always_inline bool zt_flow_is_expired(const struct zt_flow *flow, __u8 protocol, __u64 now)
+{
+	__u64 idle = ZT_IDLE_OTHER;
+
+	if (protocol == ZT_PROTO_TCP)
+		idle = zt_flow_is_closing(flow) ? ZT_IDLE_TCP_CLOSING : ZT_IDLE_TCP;
+	else if (protocol == ZT_PROTO_UDP)
+		idle = ZT_IDLE_UDP;
+	/* Another CPU may have stamped it after we read the clock. */
+	return now > flow->last_ns && now - flow->last_ns > idle;
+}
+
+static __always_inline bool zt_flow_is_forward(const struct zt_flow *flow,
+					       const struct zt_passage *passage)
+{
+	return passage->from_high == (flow->flags & ZT_FLOW_FROM_HIGH);
+}
+
+/* The packet went on. */
+static __always_inline void zt_flow_touch(struct zt_flow *flow, const struct zt_passage *passage)
+{
+	bool is_forward = zt_flow_is_forward(flow, passage);
+	__u8 flags = 0;
+
+	flow->last_ns = passage->now;
+	if (is_forward) {
+		__sync_fetch_and_add(&flow->packets[0], passage->packet.packets);
+		__sync_fetch_and_add(&flow->bytes[0], passage->packet.bytes);
+	} else {
+		__sync_fetch_and_add(&flow->packets[1], passage->packet.packets);
+		__sync_fetch_and_add(&flow->bytes[1], passage->packet.bytes);
+	}
+	if (passage->packet.tcp_flags & ZT_TCP_FIN)
+		flags |= is_forward ? ZT_FLOW_FIN_SOURCE : ZT_FLOW_FIN_OTHER;
+	if (passage->packet.tcp_flags & ZT_TCP_RST)
+		flags |= ZT_FLOW_RESET;
+	if (flags & ~flow->flags)
+		flow->flags |= flags;
+}
+
+#endif

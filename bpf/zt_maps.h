@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Every map, and one accessor per map and operation. The maps exist in two dialects: bcc's, whose
+ * compiler rewrites `map.lookup()` (and refuses it inside a macro), and libbpf's. Nothing outside
+ * this file mentions a map. */
+#ifndef ZT_MAPS_H
+#define ZT_MAPS_H
+
+#include "zt_passage.h"
+
+/* zt_config: the local switches and the policy word (enum zt_config_word).
+ *   writer  agent; the kernel only reads
+ *
+ * zt_ids, zt_nets: whose is this address? Exact first, then the longest prefix.
+ *   writer  agent; the kernel only reads
+ *   miss    unknown at ingress as a source; `world` as a destination or behind another interface
+ *   full    the agent refuses the whole configuration
+ *
+ * zt_pairs, zt_policy: may this identity reach that one here? Both slots live in one map.
+ *   writer  agent, into the slot that is not in force; the kernel only reads
+ *   miss    the policy's default decides
+ *   full    the agent refuses the whole configuration; a policy is never truncated
+ *
+ * zt_flows: what is known of this conversation?
+ *   writer  kernel
+ *   miss    a new conversation
+ *   full    the least recently used goes; where even that fails, map_full
+ *
+ * zt_stats: packets and bytes per identity, hook and verdict, per CPU.
+ *   writer  kernel
+ *   full    the packet goes its way and is counted in zt_log[ZT_UNCOUNTED]
+ *
+ * zt_scratch: the passage of the packet at hand, per CPU.
+ *
+ * zt_log: events emitted, and lost to a full ring (enum zt_log_counter), per CPU.
+ * zt_events: the ring of events; a full ring drops the event, never the packet. */
+
+#ifdef ZT_BCC
+
+BPF_ARRAY(zt_config, __u64, ZT_CONFIG_WORDS);
+BPF_F_TABLE("hash", struct zt_id_key, struct zt_identity, zt_ids, ZT_MAX_IDS, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("lpm_trie", struct zt_net_key, struct zt_identity, zt_nets, ZT_MAX_NETS,
+	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct zt_pair_key, __u32, zt_pairs, ZT_MAX_PAIRS, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct zt_policy_key, struct zt_policy_value, zt_policy, ZT_MAX_POLICY,
+	    BPF_F_NO_PREALLOC);
+BPF_TABLE("lru_hash", struct zt_flow_key, struct zt_flow, zt_flows, ZT_MAX_FLOWS);
+BPF_TABLE("percpu_hash", struct zt_stats_key, struct zt_stats, zt_stats, ZT_MAX_STATS);
+BPF_PERCPU_ARRAY(zt_log, __u64, ZT_LOG_COUNTERS);
+BPF_PERCPU_ARRAY(zt_scratch, struct zt_passage, 1);
+BPF_RINGBUF_OUTPUT(zt_events, ZT_RING_PAGES);
+
+static __always_inline __u64 *zt_config_lookup(int word)
+{
+	return zt_config.lookup(&word);
+}
+
+static __always_inline struct zt_identity *zt_ids_lookup(struct zt_id_key *key)
+{
+	return zt_ids.lookup(key);
+}
+
+static __always_inline struct zt_identity *zt_nets_lookup(struct zt_net_key *key)
+{
+	return zt_nets.lookup(key);
+}
+
+static __always_inline __u32 *zt_pairs_lookup(struct zt_pair_key *key)
+{
+	return zt_pairs.lookup(key);
+}
+
+static __always_inline struct zt_policy_value *zt_policy_lookup(struct zt_policy_key *key)
+{
+	return zt_policy.lookup(key);
+}
+
+static __always_inline struct zt_flow *zt_flows_lookup(struct zt_flow_key *key)
+{
+	return zt_flows.lookup(key);
+}
+
+static __always_inline long zt_flows_update(struct zt_flow_key *key, struct zt_flow *flow)
+{
+	return zt_flows.update(key, flow);
+}
+
+static __always_inline struct zt_stats *zt_stats_lookup(struct zt_stats_key *key)
+{
+	return zt_stats.lookup(key);
+}
+
+static __always_inline long zt_stats_insert(struct zt_stats_key *key, struct zt_stats *zero)
+{
+	return zt_stats.insert(key, zero);
+}
+
+static __always_inline __u64 *zt_log_lookup(int counter)
+{
+	return zt_log.lookup(&counter);
+}
+
+static __always_inline struct zt_passage *zt_scratch_lookup(void)
+{
+	int index = 0;
+
+	return zt_scratch.lookup(&index);
+}
+
+static __always_inline struct zt_event *zt_events_reserve(void)
+{
+	return zt_events.ringbuf_reserve(sizeof(struct zt_event));
+}
+
+static __always_inline void zt_events_submit(struct zt_event *event)
+{
+	zt_events.ringbuf_submit(event, 0);
+}
+
+#else
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, ZT_CONFIG_WORDS);
+} zt_config SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct zt_id_key);
+	__type(value, struct zt_identity);
+	__uint(max_entries, ZT_MAX_IDS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} zt_ids SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct zt_net_key);
+	__type(value, struct zt_identity);
+	__uint(max_entries, ZT_MAX_NETS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} zt_nets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct zt_pair_key);
+	__type(value, __u32);
+	__uint(max_entries, ZT_MAX_PAIRS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} zt_pairs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct zt_policy_key);
+	__type(value, struct zt_policy_value);
+	__uint(max_entries, ZT_MAX_POLICY);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} zt_policy SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct zt_flow_key);
+	__type(value, struct zt_flow);
+	__uint(max_entries, ZT_MAX_FLOWS);
+} zt_flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__type(key, struct zt_stats_key);
+	__type(value, struct zt_stats);
+	__uint(max_entries, ZT_MAX_STATS);
+} zt_stats SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, ZT_LOG_COUNTERS);
+} zt_log SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct zt_passage);
+	__uint(max_entries, 1);
+} zt_scratch SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, ZT_RING_PAGES * 4096);
+} zt_events SEC(".maps");
+
+static __always_inline __u64 *zt_config_lookup(int word)
+{
+	return bpf_map_lookup_elem(&zt_config, &word);
+}
+
+static __always_inline struct zt_identity *zt_ids_lookup(struct zt_id_key *key)
+{
+	return bpf_map_lookup_elem(&zt_ids, key);
+}
+
+static __always_inline struct zt_identity *zt_nets_lookup(struct zt_net_key *key)
+{
+	return bpf_map_lookup_elem(&zt_nets, key);
+}
+
+static __always_inline __u32 *zt_pairs_lookup(struct zt_pair_key *key)
+{
+	return bpf_map_lookup_elem(&zt_pairs, key);
+}
+
+static __always_inline struct zt_policy_value *zt_policy_lookup(struct zt_policy_key *key)
+{
+	return bpf_map_lookup_elem(&zt_policy, key);
+}
+
+static __always_inline struct zt_flow *zt_flows_lookup(struct zt_flow_key *key)
+{
+	return bpf_map_lookup_elem(&zt_flows, key);
+}
+
+static __always_inline long zt_flows_update(struct zt_flow_key *key, struct zt_flow *flow)
+{
+	return bpf_map_update_elem(&zt_flows, key, flow, BPF_ANY);
+}
+
+static __always_inline struct zt_stats *zt_stats_lookup(struct zt_stats_key *key)
+{
+	return bpf_map_lookup_elem(&zt_stats, key);
+}
+
+static __always_inline long zt_stats_insert(struct zt_stats_key *key, struct zt_stats *zero)
+{
+	return bpf_map_update_elem(&zt_stats, key, zero, BPF_NOEXIST);
+}
+
+static __always_inline __u64 *zt_log_lookup(int counter)
+{
+	return bpf_map_lookup_elem(&zt_log, &counter);
+}
+
+static __always_inline struct zt_passage *zt_scratch_lookup(void)
+{
+	int index = 0;
+
+	return bpf_map_lookup_elem(&zt_scratch, &index);
+}
+
+static __always_inline struct zt_event *zt_events_reserve(void)
+{
+	return bpf_ringbuf_reserve(&zt_events, sizeof(struct zt_event), 0);
+}
+
+static __always_inline void zt_events_submit(struct zt_event *event)
+{
+	bpf_ringbuf_submit(event, 0);
+}
+
+#endif
+#endif

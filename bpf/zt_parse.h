@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* From bytes to what the verdict needs. Headers are copied out with bpf_skb_load_bytes: no direct
+ * access, so nothing to pull (a partial pull of a UDP GSO fraglist packet has crashed kernels in
+ * skb_segment), and nothing of the packet is ever changed. */
+#ifndef ZT_PARSE_H
+#define ZT_PARSE_H
+
+#include "zt_maps.h"
+
+#define ZT_PROTO_HOPOPTS 0
+#define ZT_PROTO_ICMP 1
+#define ZT_PROTO_TCP 6
+#define ZT_PROTO_UDP 17
+#define ZT_PROTO_ROUTING 43
+#define ZT_PROTO_FRAGMENT 44
+#define ZT_PROTO_AH 51
+#define ZT_PROTO_ICMPV6 58
+#define ZT_PROTO_DSTOPTS 60
+#define ZT_PROTO_MOBILITY 135
+#define ZT_PROTO_HIP 139
+#define ZT_PROTO_SHIM6 140
+
+#define ZT_TCP_FIN 0x01
+#define ZT_TCP_SYN 0x02
+#define ZT_TCP_RST 0x04
+#define ZT_TCP_ACK 0x10
+
+#define ZT_MAX_EXTENSIONS 6 /* IPv6 extension headers walked before giving up */
+
+struct zt_ipv4 {
+	__u8 version_ihl, tos;
+	__u16 total_length, id, fragment;
+	__u8 ttl, protocol;
+	__u16 checksum;
+	__u32 source, destination;
+};
+
+struct zt_ipv6 {
+	__u8 version_class, class_flow[3];
+	__u16 payload_length;
+	__u8 next, hop_limit;
+	__u32 source[4], destination[4];
+};
+
+struct zt_ipv6_extension {
+	__u8 next, length, type, segments_left; /* length in 8 bytes, not counting the first 8 */
+};
+
+struct zt_ipv6_fragment {
+	__u8 next, reserved;
+	__u16 offset;
+};
+
+struct zt_tcp {
+	__u16 source, destination;
+	__u32 sequence, acknowledgement;
+	__u8 offset, flags;
+	__u16 window, checksum, urgent;
+};
+
+struct zt_udp {
+	__u16 source, destination, length, checksum;
+};
+
+struct zt_icmp {
+	__u8 type, code;
+	__u16 checksum, id, sequence;
+};
+
+/* Where the transport header lies. All in bytes; start from the beginning of the skb. */
+struct zt_transport {
+	__u32 start;
+	__u32 length;
+};
+
+static __always_inline int zt_parse_ipv4(struct __sk_buff *skb, struct zt_packet *packet,
+					 struct zt_transport *transport)
+{
+	__u32 available = skb->len - zt_l3_offset, header, total;
+	struct zt_ipv4 ip;
+
+	if (bpf_skb_load_bytes(skb, zt_l3_offset, &ip, sizeof(ip)))
+		return ZT_MALFORMED;
+	header = (ip.version_ihl & 0xf) * 4;
+	total = zt_ntohs(ip.total_length);
+	if (!total && skb->gso_segs) /* BIG TCP: longer than the field can say */
+		total = available;
+	if (header < sizeof(ip) || total < header || total > available)
+		return ZT_MALFORMED;
+	packet->family = 4;
+	packet->source[0] = ip.source;
+	packet->destination[0] = ip.destination;
+	packet->protocol = ip.protocol;
+	transport->start = zt_l3_offset + header;
+	transport->length = total - header;
+	return zt_ntohs(ip.fragment) & 0x1fff ? ZT_FRAGMENT : 0;
+}
+
+static __always_inline int zt_walk_extensions(struct __sk_buff *skb, struct zt_packet *packet,
+					      struct zt_transport *transport)
+{
+	struct zt_ipv6_extension extension;
+	struct zt_ipv6_fragment fragment;
+	__u32 size;
+	int i;
+
+#pragma clang loop unroll(disable)
+	for (i = 0; i <= ZT_MAX_EXTENSIONS; i++) {
+		switch (packet->protocol) {
+		case ZT_PROTO_HOPOPTS:
+		case ZT_PROTO_ROUTING:
+		case ZT_PROTO_DSTOPTS:
+			if (bpf_skb_load_bytes(skb, transport->start, &extension,
+					       sizeof(extension)))
+				return ZT_MALFORMED;
+			/* The address policy sees must be where the packet ends. */
+			if (packet->protocol == ZT_PROTO_ROUTING && extension.segments_left)
+				return ZT_UNSUPPORTED_PROTOCOL;
+			size = (extension.length + 1) * 8;
+			packet->protocol = extension.next;
+			break;
+		case ZT_PROTO_FRAGMENT:
+			if (bpf_skb_load_bytes(skb, transport->start, &fragment, sizeof(fragment)))
+				return ZT_MALFORMED;
+			size = 8;
+			packet->protocol = fragment.next;
+			if (zt_ntohs(fragment.offset) & 0xfff8)
+				return ZT_FRAGMENT;
+			break;
+		case ZT_PROTO_AH:
+		case ZT_PROTO_MOBILITY:
+		case ZT_PROTO_HIP:
+		case ZT_PROTO_SHIM6:
+			return ZT_UNSUPPORTED_PROTOCOL;
+		default:
+			return 0;
+		}
+		if (size > transport->length)
+			return ZT_MALFORMED;
+		transport->start += size;
+		transport->length -= size;
+	}
+	return ZT_UNSUPPORTED_PROTOCOL;
+}
+
+static __always_inline int zt_parse_ipv6(struct __sk_buff *skb, struct zt_packet *packet,
+					 struct zt_transport *transport)
+{
+	__u32 available = skb->len - zt_l3_offset, payload;
+	struct zt_ipv6 ip;
+
+	if (bpf_skb_load_bytes(skb, zt_l3_offset, &ip, sizeof(ip)))
+		return ZT_MALFORMED;
+	payload = zt_ntohs(ip.payload_length);
+	if (!payload && skb->gso_segs)
+		payload = available - sizeof(ip);
+	if (payload > available - sizeof(ip))
+		return ZT_MALFORMED;
+	packet->family = 6;
+	__builtin_memcpy(packet->source, ip.source, sizeof(ip.source));
+	__builtin_memcpy(packet->destination, ip.destination, sizeof(ip.destination));
+	packet->protocol = ip.next;
+	transport->start = zt_l3_offset + sizeof(ip);
+	transport->length = payload;
+	return zt_walk_extensions(skb, packet, transport);
+}
+
+/* Ports and flags. Returns the length of the transport header, 0 where it is malformed; a
+ * protocol we do not read has a header of 0 bytes, said as 1 too many. */
+static __always_inline int zt_parse_transport(struct __sk_buff *skb, struct zt_packet *packet,
+					      struct zt_transport *transport, __u32 *size)
+{
+	*size = 0;
+	packet->is_tracked = 1;
+	packet->may_open = 1;
+	if (packet->protocol == ZT_PROTO_TCP) {
+		struct zt_tcp tcp;
+
+		if (transport->length < sizeof(tcp) ||
+		    bpf_skb_load_bytes(skb, transport->start, &tcp, sizeof(tcp)))
+			return ZT_MALFORMED;
+		*size = (tcp.offset >> 4) * 4;
+		if (*size < sizeof(tcp) || *size > transport->length)
+			return ZT_MALFORMED;
+		packet->source_port = zt_ntohs(tcp.source);
+		packet->destination_port = zt_ntohs(tcp.destination);
+		packet->tcp_flags = tcp.flags;
+		packet->is_syn = (tcp.flags & (ZT_TCP_SYN | ZT_TCP_ACK)) == ZT_TCP_SYN;
+	} else if (packet->protocol == ZT_PROTO_UDP) {
+		struct zt_udp udp;
+
+		if (transport->length < sizeof(udp) ||
+		    bpf_skb_load_bytes(skb, transport->start, &udp, sizeof(udp)))
+			return ZT_MALFORMED;
+		*size = sizeof(udp);
+		packet->source_port = zt_ntohs(udp.source);
+		packet->destination_port = zt_ntohs(udp.destination);
+	} else if ((packet->protocol == ZT_PROTO_ICMP && packet->family == 4) ||
+		   (packet->protocol == ZT_PROTO_ICMPV6 && packet->family == 6)) {
+		__u8 request = packet->family == 4 ? 8 : 128, reply = packet->family == 4 ? 0 : 129;
+		struct zt_icmp icmp;
+
+		if (transport->length < sizeof(icmp) ||
+		    bpf_skb_load_bytes(skb, transport->start, &icmp, sizeof(icmp)))
+			return ZT_MALFORMED;
+		*size = sizeof(icmp);
+		packet->icmp_type = icmp.type;
+		packet->icmp_code = icmp.code;
+		/* Only an echo is a conversation, and only its request begins one: a request that
+		 * comes back the other way with the same identifier has another key. */
+		packet->may_open = icmp.type == request;
+		packet->is_tracked = icmp.type == request || icmp.type == reply;
+		if (icmp.type == request) {
+			packet->source_port = zt_ntohs(icmp.id);
+			packet->destination_port = ZT_ECHO_PORT;
+		} else if (icmp.type == reply) {
+			packet->source_port = ZT_ECHO_PORT;
+			packet->destination_port = zt_ntohs(icmp.id);
+		}
+	}
+	return 0;
+}
+
+/* Fills PACKET, whose bytes are all zero before. */
+static __always_inline void zt_parse(struct __sk_buff *skb, struct zt_packet *packet)
+{
+	struct zt_transport transport = {};
+	__u32 header = 0, length = 0, segments = skb->gso_segs;
+	__u8 version = 0;
+
+	if (bpf_skb_load_bytes(skb, zt_l3_offset, &version, sizeof(version)))
+		packet->fault = ZT_MALFORMED;
+	else if (version >> 4 == 4)
+		packet->fault = zt_parse_ipv4(skb, packet, &transport);
+	else if (version >> 4 == 6)
+		packet->fault = zt_parse_ipv6(skb, packet, &transport);
+	else
+		packet->fault = ZT_MALFORMED;
+	if (!packet->fault)
+		packet->fault = zt_parse_transport(skb, packet, &transport, &length);
+	header = transport.start - zt_l3_offset + length;
+
+	packet->packets = segments ? segments : 1;
+	packet->bytes = skb->len - zt_l3_offset + (packet->packets - 1) * header;
+}
+
+#endif
