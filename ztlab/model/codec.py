@@ -12,6 +12,7 @@ import difflib
 import enum
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -60,14 +61,18 @@ def encode(value: Any) -> Any:
         return value.name.lower() if isinstance(value, enum.IntEnum) else value.value
     if isinstance(value, Mapping):
         return {str(k): encode(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (set, frozenset)):
+        return sorted(encode(v) for v in value)  # a set has no order, a digest needs one
+    if isinstance(value, (list, tuple)):
         return [encode(v) for v in value]
     return value
 
 
 def canonical(value: Any) -> bytes:
     """The one byte string for VALUE: JSON, keys sorted, no blanks, ASCII only."""
-    text = json.dumps(encode(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(
+        encode(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
     return text.encode("ascii")
 
 
@@ -78,8 +83,12 @@ def digest(value: Any) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """' (did you mean "identity"?)' or nothing."""
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f' (did you mean "{close[0]}"?)' if close else ""
+    close = _closest(word, known)
+    return f' (did you mean "{close}"?)' if close else ""
+
+
+def _closest(word: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
 
 
 def _decode(kind: Any, data: Any, path: str, faults: list[str]) -> Any:
@@ -128,7 +137,8 @@ def _decode_scalar(kind: Any, data: Any, path: str, faults: list[str]) -> Any:
         return None
     if kind is int and isinstance(data, int) and not isinstance(data, bool):
         return data
-    if kind is float and isinstance(data, (int, float)) and not isinstance(data, bool):
+    is_number = isinstance(data, (int, float)) and not isinstance(data, bool)
+    if kind is float and is_number and math.isfinite(data):
         return float(data)
     if kind is str and isinstance(data, str):
         return data
@@ -144,16 +154,25 @@ def _decode_union(kind: Any, data: Any, path: str, faults: list[str]) -> Any:
     options = tuple(o for o in options if o is not type(None))
     if len(options) == 1:
         return _decode(options[0], data, path, faults)
-    best: list[str] | None = None
+    attempts: list[list[str]] = []
     for option in options:
         attempt: list[str] = []
         value = _decode(option, data, path, attempt)
         if not attempt:
             return value
-        if best is None or max(map(len, attempt)) > max(map(len, best)):
-            best = attempt
-    faults.extend(best or [])
+        attempts.append(attempt)
+    faults.extend(_faults_of_union(attempts, path))
     return None
+
+
+def _faults_of_union(attempts: list[list[str]], path: str) -> list[str]:
+    """One line where every option wanted a plain value; else what the best fitting one said."""
+    head = f"{path or 'document'}: want "
+    if all(len(attempt) == 1 and attempt[0].startswith(head) for attempt in attempts):
+        parts = [attempt[0].removeprefix(head).partition(", got ") for attempt in attempts]
+        return [f"{head}{' or '.join(wanted for wanted, _, _ in parts)}, got {parts[0][2]}"]
+    # The fault that lies deepest: the option that DATA was most likely meant to be.
+    return max(attempts, key=lambda attempt: max(map(len, attempt)))
 
 
 def _decode_sequence(kind: Any, data: Any, path: str, faults: list[str]) -> Any:
@@ -209,16 +228,15 @@ def _decode_dataclass(kind: Any, data: Any, path: str, faults: list[str]) -> Any
     hints = typing.get_type_hints(kind)
     fields = {f.metadata.get("key") or f.name: f for f in dataclasses.fields(kind)}
     before = len(faults)
-    for key in data:
-        if key not in fields:
-            where = f"{path}.{key}" if path else str(key)
-            hint = did_you_mean(str(key), fields)
-            faults.append(f"{where}: unknown key{hint}; known: {', '.join(sorted(fields))}")
+    misspelt = _unknown_keys(data, fields, path, faults)
     values: dict[str, Any] = {}
     for key, spec in fields.items():
         where = f"{path}.{key}" if path else key
         if key not in data:
-            if spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            is_required = (
+                spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+            )
+            if is_required and key not in misspelt:
                 faults.append(f"{where}: missing")
             continue
         count = len(faults)
@@ -237,3 +255,21 @@ def _decode_dataclass(kind: Any, data: Any, path: str, faults: list[str]) -> Any
     except ValueError as error:
         faults.append(f"{path or 'document'}: {error}")
         return None
+
+
+def _unknown_keys(
+    data: Mapping[Any, Any], fields: Iterable[str], path: str, faults: list[str]
+) -> set[str]:
+    """One fault for each key of DATA that is none of FIELDS; the fields that were meant by them."""
+    known = sorted(fields)
+    absent = [name for name in known if name not in data]
+    meant = set()
+    for key in data:
+        if key in known:
+            continue
+        where = f"{path}.{key}" if path else str(key)
+        close = _closest(str(key), absent) or _closest(str(key), known)
+        hint = f' (did you mean "{close}"?)' if close else ""
+        faults.append(f"{where}: unknown key{hint}; known: {', '.join(known)}")
+        meant.add(close or "")
+    return meant

@@ -15,12 +15,14 @@ Role = Literal["client", "gateway", "mesh"]
 
 
 def _check_prefix(text: str) -> None:
-    try:
-        ip_network(text, strict=True)
-    except ValueError as error:
-        raise ValueError(f"want an IP prefix in canonical form, got {text!r} ({error})") from None
     if "/" not in text:
         raise ValueError(f"want a prefix with its length (10.0.0.1/32), got {text!r}")
+    try:
+        network = ip_network(text, strict=True)
+    except ValueError as error:
+        raise ValueError(f"want an IP prefix in canonical form, got {text!r} ({error})") from None
+    if str(network) != text:  # a netmask, upper case, zeros: two spellings of one prefix
+        raise ValueError(f"want an IP prefix in canonical form ({network}), got {text!r}")
 
 
 def _check_prefixes(prefixes: tuple[str, ...]) -> None:
@@ -31,7 +33,8 @@ def _check_prefixes(prefixes: tuple[str, ...]) -> None:
 def check_endpoint(text: str) -> None:
     """`192.0.2.1:51820` or `[2001:db8::1]:51820` or `host.example:51820`."""
     host, colon, port = text.rpartition(":")
-    if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
+    is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
+    if not (colon and host and is_port):
         raise ValueError(f"want HOST:PORT, got {text!r}")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ValueError(f"want [IPV6]:PORT, got {text!r}")
@@ -40,6 +43,11 @@ def check_endpoint(text: str) -> None:
 def _check_tag(tag: int) -> None:
     if not TAG_FIRST <= tag <= TAG_MAX:
         raise ValueError(f"want a tag from {TAG_FIRST} to {TAG_MAX}, got {tag}")
+
+
+def _check_keepalive(seconds: int) -> None:
+    if not 0 <= seconds <= 65535:
+        raise ValueError(f"want seconds from 0 to 65535, got {seconds}")
 
 
 def _check_key(text: str) -> None:
@@ -73,7 +81,7 @@ class Peer:
     public_key: str = field(check=_check_key)
     endpoint: str | None = field(default=None, check=check_endpoint)
     allowed_ips: tuple[str, ...] = field(check=_check_prefixes)
-    keepalive_s: int = field(default=0)
+    keepalive_s: int = field(default=0, check=_check_keepalive)
 
     @property
     def client_id(self) -> str:

@@ -1,4 +1,4 @@
-"""Keys, client IDs and tags: what a name, a number and a WireGuard key have to do with each other."""
+"""Keys, client IDs and tags: what a name, a number and a WireGuard key have in common."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ UNKNOWN = "unknown"
 RESERVED_NAMES = frozenset({WORLD, ANY, UNKNOWN})
 
 _P = 2**255 - 19
-# The u-coordinates of points of low order on Curve25519 and its twist, below p: RFC 7748 section 6.1
-# and the list in "May the Fourth Be With You" (Genkin, Valenta, Yarom 2017), appendix B.
+# The u-coordinates of points of low order on Curve25519 and its twist, below p: RFC 7748, section
+# 6.1, and the list in "May the Fourth Be With You" (Genkin, Valenta, Yarom 2017), appendix B.
 _LOW_ORDER = frozenset(
     {
         0,

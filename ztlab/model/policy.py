@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
 
 def check_name(name: str) -> None:
-    """A name of an identity, group, resource, node or rule: 1 to 63 letters, digits, - _ and dots."""
+    """A name of an identity, group, resource, node or rule: 1 to 63 letters, digits, `-_.`."""
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"want a name of 1 to 63 letters, digits, '-', '_' or '.', "
@@ -30,7 +31,7 @@ def parse_ports(text: int | str) -> tuple[int, int]:
     if isinstance(text, int):
         first = last = text
     else:
-        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text)
+        match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
         if match is None:
             raise ValueError(f'want a port or a range like "9000-9010", got {text!r}')
         first, last = int(match[1]), int(match[2] or match[1])
@@ -42,6 +43,10 @@ def parse_ports(text: int | str) -> tuple[int, int]:
 def _check_ports(ports: tuple[int | str, ...]) -> None:
     for port in ports:
         parse_ports(port)
+
+
+def _check_port(port: int) -> None:
+    parse_ports(port)
 
 
 def _check_protocol(proto: str | int) -> None:
@@ -97,7 +102,7 @@ class PolicyTest:
     source: str = field(key="from")
     destination: str = field(key="to")
     proto: str | int = field(default="any", check=_check_protocol)
-    port: int | None = field(default=None)
+    port: int | None = field(default=None, check=_check_port)
     expect: Action
 
 
@@ -113,6 +118,11 @@ class Policy:
     rules: tuple[Rule, ...] = field(default=())
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tests: tuple[PolicyTest, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        uses = Counter(rule.id for rule in self.rules)
+        if twice := sorted(name for name, count in uses.items() if count > 1):
+            raise ValueError(f"want a different id for each rule, got {', '.join(twice)} more than once")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
