@@ -1,0 +1,79 @@
+"""Bridges, veths, addresses and routes of a lab, through netlink. Nothing appears in the host's
+own network namespace, not even for a moment: each veth is made between two of the lab's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+
+from ztlab.lab.addressing import UNDERLAY_BRIDGE, Cable, bridge_name
+from ztlab.lab.namespaces import call_inside
+from ztlab.lab.plan import SWITCH
+from ztlab.lab.state import LabRecord
+
+
+def lay_cables(record: LabRecord, cables: Iterable[Cable], *, lans: int) -> None:
+    """Make the switch's bridges (the underlay's and LANS more) and every cable, up, addressed."""
+    wires = tuple(cables)
+    assert record.init is not None
+    base = f"/proc/{record.init.pid}/fd"
+    fds = {n.name: n.namespaces.net for n in record.nodes if n.namespaces is not None}
+
+    def in_the_switch() -> None:
+        # Ports of bridges need no IPv6 of their own: it would only add noise to captures.
+        Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+        with IPRoute() as netlink:
+            names = [UNDERLAY_BRIDGE, *(bridge_name(i) for i in range(lans))]
+            bridges = {name: _make_bridge(netlink, name) for name in names}
+            for number, wire in enumerate(wires):
+                peer = os.open(f"{base}/{fds[wire.node]}", os.O_RDONLY)
+                try:
+                    _plug_in(netlink, f"p{number}", bridges[wire.bridge], wire, peer)
+                finally:
+                    os.close(peer)
+
+    call_inside(record, record.node(SWITCH), in_the_switch)
+    for name in dict.fromkeys(wire.node for wire in wires):
+        own = [wire for wire in wires if wire.node == name]
+        call_inside(record, record.node(name), lambda own=own: _configure(own))  # type: ignore[misc]
+
+
+def _make_bridge(netlink: Any, name: str) -> int:
+    netlink.link("add", ifname=name, kind="bridge", br_stp_state=0, br_mcast_snooping=0)
+    index: int = netlink.link_lookup(ifname=name)[0]
+    netlink.link("set", index=index, state="up")
+    return index
+
+
+def _plug_in(netlink: Any, port: str, bridge: int, wire: Cable, peer_namespace: int) -> None:
+    netlink.link(
+        "add",
+        ifname=port,
+        kind="veth",
+        master=bridge,
+        state="up",
+        peer={"ifname": wire.interface, "net_ns_fd": peer_namespace},
+    )
+
+
+def _configure(wires: Iterable[Cable]) -> None:
+    """Inside a node: its ends of the cables up, with addresses and default routes."""
+    with IPRoute() as netlink:
+        for wire in wires:
+            index = netlink.link_lookup(ifname=wire.interface)[0]
+            for address in wire.addresses:
+                interface = ip_interface(address)
+                netlink.addr(
+                    "add",
+                    index=index,
+                    address=str(interface.ip),
+                    prefixlen=interface.network.prefixlen,
+                )
+            netlink.link("set", index=index, state="up")
+            for gateway in wire.gateways:
+                netlink.route("add", dst="default", gateway=gateway, oif=index)
