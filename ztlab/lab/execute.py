@@ -133,7 +133,12 @@ def _kill_group(pid: int) -> None:
 
 
 def run_in_foreground(
-    record: LabRecord, node: NodeRecord, argv: Sequence[str], *, env: Mapping[str, str] | None
+    record: LabRecord,
+    node: NodeRecord,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None,
+    keep_fds: tuple[int, ...] = (),
 ) -> int:
     """ARGV inside NODE with our terminal and streams; its exit code, 128 + N if signal N ended it.
 
@@ -150,7 +155,7 @@ def run_in_foreground(
     before = {n: signal.signal(n, lambda *_: None) for n in (signal.SIGINT, signal.SIGQUIT)}
     before |= {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        process = popen(record, node, argv, env=env)
+        process = popen(record, node, argv, env=env, pass_fds=keep_fds)
         code = process.wait()
     finally:
         for number, handler in before.items():

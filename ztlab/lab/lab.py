@@ -155,10 +155,20 @@ class Lab:
         return execute.spawn(self.record, self.node(node), argv, log=log, env=env)
 
     def exec_interactive(
-        self, node: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        keep_fds: tuple[int, ...] = (),
     ) -> int:
-        """ARGV in NODE on the caller's terminal; its exit code. From the main thread only."""
-        return execute.run_in_foreground(self.record, self.node(node), argv, env=env)
+        """ARGV in NODE on the caller's terminal; its exit code. From the main thread only.
+
+        keep_fds  descriptors it inherits besides its streams
+        """
+        return execute.run_in_foreground(
+            self.record, self.node(node), argv, env=env, keep_fds=keep_fds
+        )
 
     def processes(self, node: str | None = None) -> tuple[processes.Process, ...]:
         """Every process of the lab (of NODE), as the host sees it; zombies left out."""

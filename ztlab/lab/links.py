@@ -4,13 +4,16 @@ own network namespace, not even for a moment: each veth is made between two of t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
+from ztlab.lab import syscalls
 from ztlab.lab.addressing import UNDERLAY_BRIDGE, Cable, bridge_name
 from ztlab.lab.namespaces import call_inside
 from ztlab.lab.plan import SWITCH
@@ -77,3 +80,36 @@ def _configure(wires: Iterable[Cable]) -> None:
             netlink.link("set", index=index, state="up")
             for gateway in wire.gateways:
                 netlink.route("add", dst="default", gateway=gateway, oif=index)
+
+
+def why_no_link(kind: str) -> str:
+    """Why no interface of KIND can be made here, "" if one can. Tried in a passing namespace."""
+    return _why_not(lambda netlink: netlink.link("add", ifname="probe", kind=kind))
+
+
+def why_no_qdisc(kind: str) -> str:
+    """Why no queueing discipline of KIND can be attached, "" if one can; likewise."""
+
+    def attach(netlink: Any) -> None:
+        options = {"handle": "1:", "delay": 1000} if kind == "netem" else {}
+        netlink.tc("add", kind, netlink.link_lookup(ifname="lo")[0], **options)
+
+    return _why_not(attach)
+
+
+def _why_not(attempt: Callable[[Any], object]) -> str:
+    """Run ATTEMPT in a network namespace that ends with its thread; the kernel's refusal or ""."""
+    answer: list[str] = []
+
+    def inside() -> None:
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNET)
+            with IPRoute() as netlink:
+                attempt(netlink)
+        except (NetlinkError, OSError) as error:
+            answer.append(str(error.args[-1]))
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    return answer[0] if answer else ""
