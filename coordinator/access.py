@@ -1,0 +1,153 @@
+"""Who may use the management API: administrators' tokens and their roles; and setup keys."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, get_args
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from coordinator import clock
+from coordinator.errors import Conflict, Forbidden, Unauthenticated
+from coordinator.secrets import digest, fresh
+from coordinator.store.models import AdminTokenRow, SetupKeyRow
+from coordinator.validation import check_free_name
+from ztlab.errors import NotFound
+from ztlab.model.codec import field
+from ztlab.model.config import Role
+from ztlab.model.policy import check_name
+from ztlab.model.proof import format_setup_key
+
+AdminRole = Literal["viewer", "editor", "owner"]
+ADMIN_ROLES: tuple[AdminRole, ...] = get_args(AdminRole)  # each may do what those before it may
+
+
+def _check_uses(uses: int) -> None:
+    if not 1 <= uses <= 100_000:
+        raise ValueError(f"want 1 to 100000 uses, got {uses}")
+
+
+def _check_ttl(seconds: int) -> None:
+    if not 1 <= seconds <= 31_536_000:
+        raise ValueError(f"want 1 second to a year (31536000), got {seconds}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetupKeyBody:
+    """Body of POST /setup-keys.
+
+    name      the node name it is bound to; None: any
+    identity  what the node will be; None: an identity of its own
+    """
+
+    name: str | None = field(default=None, check=check_name)
+    role: Role
+    identity: str | None = field(default=None, check=check_free_name)
+    uses: int = field(default=1, check=_check_uses)
+    ttl_s: int = field(default=86400, check=_check_ttl)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBody:
+    """Body of POST /tokens."""
+
+    name: str = field(check=check_name)
+    role: AdminRole
+
+
+def create_token(
+    session: Session, name: str, role: AdminRole, now: datetime, *, replaces: bool = False
+) -> str:
+    """A new administrator's token, shown once. Conflict if NAME has one, unless it REPLACES it."""
+    row = session.get(AdminTokenRow, name)
+    if row is not None and not replaces:
+        raise Conflict(f"a token is called {name!r} already")
+    token = fresh("zta")
+    if row is None:
+        row = AdminTokenRow(name=name)
+        session.add(row)
+    row.hash, row.role, row.created_at = digest(token), role, now
+    return token
+
+
+def delete_token(session: Session, name: str) -> None:
+    """The token of that name is worth nothing any more."""
+    row = session.get(AdminTokenRow, name)
+    if row is None:
+        raise NotFound(f"no token is called {name!r}")
+    session.delete(row)
+
+
+def tokens(session: Session) -> list[dict[str, Any]]:
+    """Every administrator's token, without the tokens."""
+    rows = session.scalars(select(AdminTokenRow).order_by(AdminTokenRow.name))
+    return [
+        {"name": row.name, "role": row.role, "created_at": clock.rfc3339(row.created_at)}
+        for row in rows
+    ]
+
+
+def authorize(session: Session, token: str | None, needed: AdminRole) -> str:
+    """The name of the administrator whose TOKEN it is, if it may do what NEEDED may."""
+    row = None
+    if token:
+        found = select(AdminTokenRow).where(AdminTokenRow.hash == digest(token))
+        row = session.scalars(found).one_or_none()
+    if row is None:
+        raise Unauthenticated("want an administrator's token")
+    ranks = {role: rank for rank, role in enumerate(ADMIN_ROLES)}
+    if ranks.get(row.role, -1) < ranks[needed]:  # type: ignore[call-overload]
+        raise Forbidden(f"this needs the role {needed}, the token {row.name!r} has {row.role}")
+    return row.name
+
+
+def create_setup_key(
+    session: Session, body: SetupKeyBody, authority: bytes, now: datetime
+) -> dict[str, Any]:
+    """A new setup key, shown this once; AUTHORITY is the SHA-256 that the node will pin."""
+    key = format_setup_key(secrets.token_bytes(32), authority)
+    row = SetupKeyRow(
+        id=str(uuid.uuid4()),
+        hash=digest(key),
+        name=body.name,
+        role=body.role,
+        identity=body.identity,
+        uses=body.uses,
+        uses_left=body.uses,
+        created_at=now,
+        expires_at=now + timedelta(seconds=body.ttl_s),
+    )
+    session.add(row)
+    return {**describe_setup_key(row), "key": key}
+
+
+def setup_keys(session: Session) -> list[dict[str, Any]]:
+    """Every setup key, without the keys."""
+    rows = session.scalars(select(SetupKeyRow).order_by(SetupKeyRow.created_at, SetupKeyRow.id))
+    return [describe_setup_key(row) for row in rows]
+
+
+def setup_key(session: Session, key_id: str) -> SetupKeyRow:
+    """NotFound if there is none."""
+    row = session.get(SetupKeyRow, key_id)
+    if row is None:
+        raise NotFound(f"no setup key has the id {key_id!r}")
+    return row
+
+
+def describe_setup_key(row: SetupKeyRow) -> dict[str, Any]:
+    """As docs/PROTOCOL.md shows it."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "role": row.role,
+        "identity": row.identity,
+        "uses": row.uses,
+        "uses_left": row.uses_left,
+        "created_at": clock.rfc3339(row.created_at),
+        "expires_at": clock.rfc3339(row.expires_at),
+    }

@@ -1,0 +1,78 @@
+"""What every view needs: the running service, the caller's token, the decoded body."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar, cast
+
+from flask import current_app, request
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+
+from coordinator.enrolment import Place
+from coordinator.hub import Hub
+from coordinator.store.engine import Store
+from ztlab.model import codec
+from ztlab.model.config import Revision
+
+T = TypeVar("T")
+EXTENSION = "zt_coordinator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The parts of one running coordinator.
+
+    authority_pem  its TLS authority, which /health shows
+    place          what proofs of possession are bound to
+    """
+
+    store: Store
+    hub: Hub
+    authority_pem: str
+    place: Place
+    token_ttl: timedelta
+
+
+def service() -> Service:
+    """The service behind the current request."""
+    return cast(Service, current_app.extensions[EXTENSION])
+
+
+def bearer() -> str | None:
+    """The request's bearer token; None if it has none."""
+    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() or None if kind.lower() == "bearer" else None
+
+
+def body(kind: type[T], **defaults: Any) -> T:
+    """The JSON body as a KIND; DEFAULTS are what the URL already said (a name)."""
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType("want application/json")
+    data = parse_json(request.get_data(cache=False))
+    if isinstance(data, dict):
+        for key, value in defaults.items():
+            if data.setdefault(key, value) != value:
+                raise BadRequest(f"{key} in the body is not the one in the URL")
+    return codec.decode(kind, data)
+
+
+def parse_json(raw: bytes) -> Any:
+    """JSON as RFC 8259 has it: no NaN, no lone surrogates; BadRequest otherwise."""
+    try:
+        data = json.loads(raw, parse_constant=_refuse)
+        if b"\\ud" in raw or b"\\uD" in raw:
+            json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate cannot be encoded
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is no JSON: {error}"[:200]) from None
+    return data
+
+
+def revised(revision: Revision, answer: dict[str, Any] | None = None) -> dict[str, Any]:
+    """An answer to a write: what was asked for, and the revision it made."""
+    return {**(answer or {}), "revision": codec.encode(revision)}
+
+
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON number")

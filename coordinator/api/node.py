@@ -1,0 +1,100 @@
+"""/api/v1/node: what nodes call; and /api/v1/health."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from coordinator import clock, enrolment, logs, network, nodes, stream
+from coordinator.api.context import bearer, body, service
+from coordinator.enrolment import ChallengeRequest, EnrolRequest, NewToken, TokenRequest
+from coordinator.nodes import Ack, Caller
+
+blueprint = Blueprint("node", __name__)
+
+
+@blueprint.get("/health")
+def health() -> dict[str, Any]:
+    here = service()
+    return {
+        "status": "ok",
+        "authority": here.authority_pem,
+        "network_id": here.place.network_id,
+    }
+
+
+@blueprint.post("/node/challenge")
+def challenge() -> tuple[dict[str, Any], int]:
+    here, asked = service(), body(ChallengeRequest)
+    with here.store.writing() as session:
+        answer = enrolment.challenge(session, here.place, asked, bearer(), clock.now())
+    return answer, 201
+
+
+@blueprint.post("/node/enrol")
+def enrol() -> tuple[dict[str, Any], int]:
+    here, asked, key = service(), body(EnrolRequest), bearer()
+    spent = _spend(asked.challenge_id)
+    made, _ = network.change(
+        here.store,
+        here.hub,
+        lambda session: enrolment.enrol(
+            session, here.place, spent, asked, key, clock.now(), here.token_ttl
+        ),
+    )
+    return {"network_id": here.place.network_id, "name": made.name, **_token(made)}, 201
+
+
+@blueprint.post("/node/token")
+def token() -> dict[str, Any]:
+    here, asked = service(), body(TokenRequest)
+    spent = _spend(asked.challenge_id)
+    with here.store.writing() as session:
+        made = enrolment.renew(session, here.place, spent, asked, clock.now(), here.token_ttl)
+    return _token(made)
+
+
+@blueprint.get("/node/stream")
+def open_stream() -> Response:
+    here, caller = service(), _caller()
+    with here.store.writing() as session:
+        nodes.touch(session, caller.node_id, clock.now())
+    events = stream.events(here.store, here.hub, caller, request.args.get("digest"))
+    headers = {"Cache-Control": "no-store"}
+    return Response(events, content_type="text/event-stream", headers=headers)
+
+
+@blueprint.post("/node/ack")
+def ack() -> tuple[str, int]:
+    caller, said = _caller(), body(Ack)
+    with service().store.writing() as session:
+        nodes.acknowledge(session, caller.node_id, said, clock.now())
+    return "", 204
+
+
+@blueprint.post("/node/logs")
+def push_logs() -> dict[str, Any]:
+    caller, batch = _caller(), body(logs.BatchBody)
+    with service().store.writing() as session:
+        stored = logs.store_batch(session, caller, batch, clock.now())
+    return {"stored": stored}
+
+
+def _caller() -> Caller:
+    with service().store.reading() as session:
+        return nodes.authenticate(session, bearer(), clock.now())
+
+
+def _spend(challenge_id: str) -> enrolment.Spent | None:
+    """In a transaction of its own: the challenge is gone whatever happens next."""
+    with service().store.writing() as session:
+        return enrolment.spend(session, challenge_id, clock.now())
+
+
+def _token(made: NewToken) -> dict[str, Any]:
+    return {
+        "node_id": made.node_id,
+        "token": made.token,
+        "token_expires_at": clock.rfc3339(made.expires_at),
+    }

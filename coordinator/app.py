@@ -1,0 +1,45 @@
+"""The Flask application: the parts put together, and nothing else."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from flask import Flask
+from sqlalchemy import select
+
+from coordinator import tls
+from coordinator.api import admin, node, problems
+from coordinator.api.context import EXTENSION, Service
+from coordinator.enrolment import Place
+from coordinator.hub import Hub
+from coordinator.settings import Settings
+from coordinator.store.engine import Store
+from coordinator.store.models import NetworkRow
+from ztlab.errors import ZtError
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+
+
+def create_app(settings: Settings) -> Flask:
+    """The coordinator of SETTINGS as a WSGI application; ZtError before `init`."""
+    authority_pem = tls.read_authority(settings.directory)
+    store = Store(settings.database_url)
+    with store.reading() as session:
+        network_id = session.scalar(select(NetworkRow.network_id))
+    if network_id is None:
+        raise ZtError("the store has no network", hint="run `zt-coordinator init --config FILE`")
+    app = Flask("coordinator", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    # Flask would answer OPTIONS by itself, before anybody was asked who they are.
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.extensions[EXTENSION] = Service(
+        store=store,
+        hub=Hub(),
+        authority_pem=authority_pem,
+        place=Place(network_id=network_id, authority=tls.fingerprint(authority_pem)),
+        token_ttl=timedelta(seconds=settings.token_ttl_s),
+    )
+    app.register_blueprint(node.blueprint, url_prefix="/api/v1")
+    app.register_blueprint(admin.blueprint, url_prefix="/api/v1")
+    problems.install(app)
+    return app

@@ -1,0 +1,258 @@
+"""Identities, groups, resources and policy: what administrators write.
+
+These functions refuse what only they can see (an object in use, a gateway nobody heard of); what
+must hold of the network as a whole is validation.faults, run by network.change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import ip_network
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from coordinator import allocation, references
+from coordinator.errors import Conflict
+from coordinator.network import lock
+from coordinator.store.models import GroupRow, IdentityRow, NodeRow, ResourceRow
+from coordinator.validation import check_free_name, router_prefix
+from ztlab.errors import NotFound, SchemaError
+from ztlab.model import codec
+from ztlab.model.codec import did_you_mean, field
+from ztlab.model.policy import Action, PolicyTest, Rule, check_name
+
+
+def _check_cidr(text: str) -> None:
+    try:
+        canonical = str(ip_network(text, strict=True))
+    except ValueError as error:
+        raise ValueError(f"want an IP prefix, got {text!r} ({error})") from None
+    if canonical != text:
+        raise ValueError(f"want {canonical}, the canonical form, got {text!r}")
+
+
+def _check_routers(routers: tuple[str, ...]) -> None:
+    for router in routers:
+        router_prefix(router)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityBody:
+    """An identity as it is written; its tag is allocated."""
+
+    name: str = field(check=check_free_name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupBody:
+    """A group as it is written."""
+
+    name: str = field(check=check_free_name)
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceBody:
+    """A resource as it is written; its tag is allocated.
+
+    via  addresses of routers, with or without /32 or /128
+    """
+
+    name: str = field(check=check_free_name)
+    cidr: str = field(check=_check_cidr)
+    gateway: str = field(check=check_name)
+    via: tuple[str, ...] = field(default=(), check=_check_routers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyBody:
+    """The policy as it is written: groups are a collection of their own."""
+
+    default: Action = field(default="deny")
+    rules: tuple[Rule, ...] = field(default=())
+    tests: tuple[PolicyTest, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentBody:
+    """All of it, in one transaction.
+
+    identities  names, or {"name"} objects
+    groups      name to members
+    """
+
+    identities: tuple[str | IdentityBody, ...] = field(default=())
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    resources: tuple[ResourceBody, ...] = field(default=())
+    policy: PolicyBody = field(default_factory=PolicyBody)
+
+
+def put_identity(session: Session, body: IdentityBody, now: datetime) -> IdentityRow:
+    """The identity of that name, made if it is not there."""
+    row = session.get(IdentityRow, body.name)
+    if row is None:
+        tag = allocation.allocate_tag(session, body.name, now)
+        row = IdentityRow(name=body.name, tag=tag)
+        session.add(row)
+    return row
+
+
+def delete_identity(session: Session, name: str, now: datetime) -> None:
+    """Conflict, saying what refers to it, while anything does."""
+    row = identity(session, name)
+    _refuse_if_used(f"identity {name}", references.to_identity(session, name))
+    session.delete(row)
+    session.flush()
+    allocation.retire_tag(session, row.tag, now)
+
+
+def put_group(session: Session, body: GroupBody) -> GroupRow:
+    """Create or replace."""
+    row = session.get(GroupRow, body.name)
+    if row is None:
+        row = GroupRow(name=body.name)
+        session.add(row)
+    row.members = list(dict.fromkeys(body.members))
+    return row
+
+
+def delete_group(session: Session, name: str) -> None:
+    """Conflict while a rule names it."""
+    row = group(session, name)
+    _refuse_if_used(f"group {name}", references.in_policy(session, name))
+    session.delete(row)
+
+
+def put_resource(session: Session, body: ResourceBody, now: datetime) -> ResourceRow:
+    """Create or replace; its tag stays."""
+    row = session.get(ResourceRow, body.name)
+    is_moved = row is None or row.gateway != body.gateway
+    if is_moved and body.gateway not in (known := references.gateways(session, now)):
+        hint = did_you_mean(body.gateway, known)
+        raise SchemaError([f"gateway: no gateway is called {body.gateway!r}{hint}"])
+    if row is None:
+        row = ResourceRow(name=body.name, tag=allocation.allocate_tag(session, body.name, now))
+        session.add(row)
+    row.cidr, row.gateway = body.cidr, body.gateway
+    row.via = list(dict.fromkeys(router_prefix(via) for via in body.via))
+    return row
+
+
+def delete_resource(session: Session, name: str, now: datetime) -> None:
+    """Conflict while policy or a group names it."""
+    row = resource(session, name)
+    used = [*references.in_groups(session, name), *references.in_policy(session, name)]
+    _refuse_if_used(f"resource {name}", used)
+    session.delete(row)
+    session.flush()
+    allocation.retire_tag(session, row.tag, now)
+
+
+def put_policy(session: Session, body: PolicyBody) -> None:
+    """Replace the policy."""
+    lock(session).policy = codec.encode(body)
+
+
+def put_document(session: Session, body: DocumentBody, now: datetime) -> None:
+    """Replace everything. Identities that nodes have stay, named in the document or not."""
+    wanted = [IdentityBody(name=i) if isinstance(i, str) else i for i in body.identities]
+    _check_document_names(body, wanted)
+    held = set(session.scalars(select(NodeRow.identity).where(NodeRow.revoked_at.is_(None))))
+    keep = held | {identity.name for identity in wanted}
+    for row in session.scalars(select(IdentityRow)).all():
+        if row.name not in keep:
+            session.delete(row)
+            allocation.retire_tag(session, row.tag, now)
+    groups = session.scalars(select(GroupRow)).all()
+    for gone in groups:
+        if gone.name not in body.groups:
+            session.delete(gone)
+    listed = {resource.name for resource in body.resources}
+    for old in session.scalars(select(ResourceRow)).all():
+        if old.name not in listed:
+            session.delete(old)
+            allocation.retire_tag(session, old.tag, now)
+    session.flush()
+    for new in wanted:
+        put_identity(session, new, now)
+    for name, members in body.groups.items():
+        put_group(session, GroupBody(name=name, members=members))
+    for i, one in enumerate(body.resources):
+        try:
+            put_resource(session, one, now)
+        except SchemaError as error:
+            raise SchemaError([f"resources[{i}].{line}" for line in error.problems]) from None
+    put_policy(session, body.policy)
+
+
+def _check_document_names(body: DocumentBody, identities: list[IdentityBody]) -> None:
+    """What the codec cannot see: keys of a mapping, names as bare texts, one name twice."""
+    found = []
+    lists = {
+        "identities": [identity.name for identity in identities],
+        "groups": list(body.groups),
+        "resources": [resource.name for resource in body.resources],
+    }
+    for kind, names in lists.items():
+        for i, name in enumerate(names):
+            path = f"groups.{name}" if kind == "groups" else f"{kind}[{i}]"
+            try:
+                check_free_name(name)
+            except ValueError as error:
+                found.append(f"{path}: {error}")
+            if name in names[:i]:
+                found.append(f"{path}: {name!r} is there twice")
+    if found:
+        raise SchemaError(found)
+
+
+def identity(session: Session, name: str) -> IdentityRow:
+    """NotFound if there is none."""
+    row = session.get(IdentityRow, name)
+    if row is None:
+        raise _not_found("identity", name, session.scalars(select(IdentityRow.name)).all())
+    return row
+
+
+def group(session: Session, name: str) -> GroupRow:
+    """NotFound if there is none."""
+    row = session.get(GroupRow, name)
+    if row is None:
+        raise _not_found("group", name, session.scalars(select(GroupRow.name)).all())
+    return row
+
+
+def resource(session: Session, name: str) -> ResourceRow:
+    """NotFound if there is none."""
+    row = session.get(ResourceRow, name)
+    if row is None:
+        raise _not_found("resource", name, session.scalars(select(ResourceRow.name)).all())
+    return row
+
+
+def describe(row: IdentityRow | GroupRow | ResourceRow) -> dict[str, Any]:
+    """As docs/PROTOCOL.md shows it."""
+    if isinstance(row, IdentityRow):
+        return {"name": row.name, "tag": row.tag}
+    if isinstance(row, GroupRow):
+        return {"name": row.name, "members": list(row.members)}
+    return {
+        "name": row.name,
+        "tag": row.tag,
+        "cidr": row.cidr,
+        "gateway": row.gateway,
+        "via": list(row.via),
+    }
+
+
+def _not_found(kind: str, name: str, known: Any) -> NotFound:
+    return NotFound(f"no {kind} is called {name!r}{did_you_mean(name, known)}")
+
+
+def _refuse_if_used(what: str, used: list[str]) -> None:
+    if used:
+        raise Conflict(f"{what} is in use", used)

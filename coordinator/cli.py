@@ -1,0 +1,79 @@
+"""zt-coordinator: parse, call one function, print. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from coordinator import settings
+from ztlab import log
+from ztlab.clikit import ZtGroup, echo_json
+
+if TYPE_CHECKING:
+    from coordinator.access import AdminRole
+
+_config = click.option(
+    "--config",
+    "config",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="coordinator.toml (docs/CONFIGURATION.md).",
+)
+
+
+@click.group(cls=ZtGroup)
+@click.version_option(package_name="ztlab")
+def main() -> None:
+    """The control plane of a WireGuard zero-trust network."""
+
+
+@main.command("init")
+@_config
+@click.option(
+    "--owner-token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a fresh owner token to this file (0600), for scripts.",
+)
+def init_command(config: Path, owner_token_file: Path | None) -> None:
+    """Make store, TLS authority and server certificate, as far as they are missing."""
+    from coordinator.setup import initialise
+
+    initialise(settings.load(config), owner_token_file)
+
+
+@main.command("run")
+@_config
+@click.option("--verbose", is_flag=True, help="Log what is only interesting when it fails.")
+def run_command(config: Path, verbose: bool) -> None:
+    """The service, in the foreground."""
+    # First of all, and before anything else is imported: streams are greenlets.
+    from gevent import monkey
+
+    monkey.patch_all()
+    from coordinator.server import serve
+
+    log.setup("zt-coordinator", verbose=verbose)
+    serve(settings.load(config))
+
+
+@main.group("token")
+def token_group() -> None:
+    """Administrators' tokens."""
+
+
+@token_group.command("create")
+@_config
+@click.option("--name", required=True, help="Whose token it is; one token per name.")
+@click.option("--role", required=True, type=click.Choice(["viewer", "editor", "owner"]))
+@click.option("--json", "as_json", is_flag=True)
+def token_create_command(config: Path, name: str, role: str, as_json: bool) -> None:
+    """Make an administrator's token and show it, this once."""
+    from coordinator.setup import create_token
+
+    token = create_token(settings.load(config), name, cast("AdminRole", role))
+    if as_json:
+        echo_json({"name": name, "role": role, "token": token})
+    else:
+        click.echo(token)

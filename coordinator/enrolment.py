@@ -1,0 +1,319 @@
+"""From a setup key to a node, and from a node to its next token: by proof of its WireGuard key.
+
+The protocol is docs/PROTOCOL.md's, the proof ztlab/model/proof.py's. A challenge is one stored row,
+valid 60 s, and is deleted by whoever uses it first, rightly or not.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from coordinator import allocation, clock, validation
+from coordinator.errors import Conflict, Unauthenticated
+from coordinator.secrets import digest, fresh
+from coordinator.store.models import (
+    ChallengeRow,
+    GroupRow,
+    IdentityRow,
+    NodeRow,
+    NodeTokenRow,
+    ResourceRow,
+    SetupKeyRow,
+)
+from ztlab.errors import SchemaError
+from ztlab.model.codec import field
+from ztlab.model.config import check_endpoint
+from ztlab.model.identity import client_id, decode_public_key
+from ztlab.model.policy import check_name
+from ztlab.model.proof import Purpose, Transcript, setup_key_hash, verify
+
+CHALLENGE_TTL = timedelta(seconds=60)
+
+
+def check_plain_endpoint(text: str) -> None:
+    """As in configurations; and it ends up in command lines and logs, so plain ASCII only."""
+    if not (text.isascii() and text.isprintable() and " " not in text and len(text) <= 262):
+        raise ValueError(f"want HOST:PORT in plain ASCII, got {text!r}")
+    check_endpoint(text)
+
+
+def _check_key(text: str) -> None:
+    decode_public_key(text)
+
+
+def _check_proof(text: str) -> None:
+    try:
+        raw = base64.b64decode(text.encode("ascii"), validate=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raise ValueError("want a proof in base64") from None
+    if len(raw) != 32:
+        raise ValueError(f"a proof has 32 bytes, not {len(raw)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChallengeRequest:
+    """Body of POST /node/challenge."""
+
+    purpose: Purpose
+    public_key: str = field(check=_check_key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRequest:
+    """Body of POST /node/token."""
+
+    challenge_id: str
+    public_key: str = field(check=_check_key)
+    proof: str = field(check=_check_proof)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolRequest:
+    """Body of POST /node/enrol."""
+
+    challenge_id: str
+    public_key: str = field(check=_check_key)
+    proof: str = field(check=_check_proof)
+    name: str = field(check=check_name)
+    endpoint: str | None = field(default=None, check=check_plain_endpoint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What binds a proof to this network and to this coordinator.
+
+    authority  SHA-256 of the TLS authority's DER
+    """
+
+    network_id: str
+    authority: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """A challenge that was taken out of the store, and can be used by nobody else."""
+
+    purpose: str
+    public_key: str
+    ephemeral_key: bytes
+    nonce: bytes
+    setup_key_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewToken:
+    """A token, shown once."""
+
+    node_id: str
+    name: str
+    token: str
+    expires_at: datetime
+
+
+def challenge(
+    session: Session, place: Place, request: ChallengeRequest, bearer: str | None, now: datetime
+) -> dict[str, str]:
+    """A fresh challenge. Unauthenticated without a good setup key or an enrolled key."""
+    session.execute(delete(ChallengeRow).where(ChallengeRow.expires_at <= now))
+    setup_key_id = None
+    if request.purpose == "enrol":
+        setup_key_id = usable_setup_key(session, bearer, now).id
+    else:
+        _live_node(session, request.public_key)
+    ephemeral = X25519PrivateKey.generate()
+    row = ChallengeRow(
+        id=str(uuid.uuid4()),
+        purpose=request.purpose,
+        public_key=request.public_key,
+        ephemeral_key=ephemeral.private_bytes_raw(),
+        nonce=secrets.token_bytes(32),
+        setup_key_id=setup_key_id,
+        expires_at=now + CHALLENGE_TTL,
+    )
+    session.add(row)
+    return {
+        "challenge_id": row.id,
+        "ephemeral_key": _b64(ephemeral.public_key().public_bytes_raw()),
+        "nonce": _b64(row.nonce),
+        "network_id": place.network_id,
+        "expires_at": clock.rfc3339(row.expires_at),
+    }
+
+
+def spend(session: Session, challenge_id: str, now: datetime) -> Spent | None:
+    """Take a challenge out of the store; None if it is not there or too old.
+
+    Commit this before looking at the proof: a wrong proof must use the challenge up as well.
+    """
+    row = session.get(ChallengeRow, challenge_id)
+    if row is None:
+        return None
+    session.delete(row)
+    if row.expires_at <= now:
+        return None
+    return Spent(
+        purpose=row.purpose,
+        public_key=row.public_key,
+        ephemeral_key=row.ephemeral_key,
+        nonce=row.nonce,
+        setup_key_id=row.setup_key_id,
+    )
+
+
+def check_proof(
+    place: Place,
+    spent: Spent | None,
+    purpose: Purpose,
+    request: TokenRequest | EnrolRequest,
+    extra: bytes,
+) -> Spent:
+    """Unauthenticated unless the request proves its key on this challenge; then the challenge."""
+    if spent is None:
+        raise Unauthenticated("the challenge is unknown, used or expired")
+    if (spent.purpose, spent.public_key) != (purpose, request.public_key):
+        raise Unauthenticated("the challenge was given for another purpose or key")
+    ephemeral = X25519PrivateKey.from_private_bytes(spent.ephemeral_key)
+    node_key = decode_public_key(request.public_key)
+    transcript = Transcript(
+        purpose=purpose,
+        network_id=place.network_id,
+        authority=place.authority,
+        ephemeral_key=ephemeral.public_key().public_bytes_raw(),
+        nonce=spent.nonce,
+        node_key=node_key,
+        extra=extra,
+    )
+    try:
+        secret = ephemeral.exchange(X25519PublicKey.from_public_bytes(node_key))
+        is_right = verify(transcript, secret, base64.b64decode(request.proof))
+    except ValueError as error:  # an all-zero secret
+        raise SchemaError([f"public_key: {error}"]) from error
+    if not is_right:
+        raise Unauthenticated("the proof is wrong")
+    return spent
+
+
+def enrol(
+    session: Session,
+    place: Place,
+    spent: Spent | None,
+    request: EnrolRequest,
+    bearer: str | None,
+    now: datetime,
+    token_ttl: timedelta,
+) -> NewToken:
+    """Make the node that proved its key and holds a setup key. Runs inside network.change."""
+    key = usable_setup_key(session, bearer, now)
+    spent = check_proof(place, spent, "enrol", request, setup_key_hash(bearer or ""))
+    if spent.setup_key_id != key.id:
+        raise Unauthenticated("the challenge was given for another setup key")
+    _check_bound_name(key, request.name)
+    _check_new(session, request)
+    key.uses_left -= 1
+    identity = key.identity or request.name
+    _ensure_identity(session, identity, now)
+    node = NodeRow(
+        id=str(uuid.uuid4()),
+        name=request.name,
+        role=key.role,
+        identity=identity,
+        public_key=request.public_key,
+        client_id=client_id(request.public_key),
+        endpoint=request.endpoint,
+        enrolled_at=now,
+        last_contact_at=now,
+        wanted_epoch="",
+        wanted_number=0,
+        wanted_digest="",
+    )
+    session.add(node)
+    session.flush()
+    allocation.allocate_addresses(session, node.id, now)
+    return issue_token(session, node, now, token_ttl)
+
+
+def renew(
+    session: Session,
+    place: Place,
+    spent: Spent | None,
+    request: TokenRequest,
+    now: datetime,
+    token_ttl: timedelta,
+) -> NewToken:
+    """The next token of an enrolled, unrevoked node that proved its key."""
+    check_proof(place, spent, "token", request, b"")
+    node = _live_node(session, request.public_key)
+    node.last_contact_at = now
+    return issue_token(session, node, now, token_ttl)
+
+
+def issue_token(session: Session, node: NodeRow, now: datetime, ttl: timedelta) -> NewToken:
+    """A fresh token for NODE; expired ones, anybody's, go."""
+    session.execute(delete(NodeTokenRow).where(NodeTokenRow.expires_at <= now))
+    token = fresh("ztn")
+    session.add(NodeTokenRow(hash=digest(token), node_id=node.id, expires_at=now + ttl))
+    return NewToken(node_id=node.id, name=node.name, token=token, expires_at=now + ttl)
+
+
+def usable_setup_key(session: Session, bearer: str | None, now: datetime) -> SetupKeyRow:
+    """The setup key that BEARER is; Unauthenticated if unknown, expired or used up."""
+    row = None
+    if bearer:
+        found = select(SetupKeyRow).where(SetupKeyRow.hash == digest(bearer))
+        row = session.scalars(found).one_or_none()
+    # One answer for all three: a stranger learns nothing about keys that once were.
+    if row is None or row.expires_at <= now or row.uses_left < 1:
+        raise Unauthenticated(
+            "the setup key is unknown, expired or used up", hint="ask for a new setup key"
+        )
+    return row
+
+
+def _live_node(session: Session, public_key: str) -> NodeRow:
+    found = select(NodeRow).where(NodeRow.public_key == public_key, NodeRow.revoked_at.is_(None))
+    node = session.scalars(found).one_or_none()
+    if node is None:
+        raise Unauthenticated("no enrolled node has this key")
+    return node
+
+
+def _check_bound_name(key: SetupKeyRow, name: str) -> None:
+    if key.name is not None and key.name != name:
+        raise SchemaError([f"name: want {key.name!r}, which the setup key is for, got {name!r}"])
+
+
+def _check_new(session: Session, request: EnrolRequest) -> None:
+    """Conflict if another node has the name, or any node ever had the key."""
+    named = select(NodeRow).where(NodeRow.name == request.name, NodeRow.revoked_at.is_(None))
+    if session.scalars(named).one_or_none() is not None:
+        raise Conflict(f"a node is called {request.name!r} already")
+    keyed = select(NodeRow).where(NodeRow.public_key == request.public_key)
+    if (holder := session.scalars(keyed).one_or_none()) is not None:
+        state = "was revoked" if holder.revoked_at else "is enrolled already"
+        raise Conflict(f"this key {state}, as node {holder.name!r}")
+
+
+def _ensure_identity(session: Session, name: str, now: datetime) -> None:
+    if session.get(IdentityRow, name) is not None:
+        return
+    try:
+        validation.check_free_name(name)
+    except ValueError as error:
+        raise SchemaError([f"name: {error}"]) from None
+    for kind, table in (("group", GroupRow), ("resource", ResourceRow)):
+        if session.get(table, name) is not None:
+            raise Conflict(f"the node's own identity would be {name!r}, which is a {kind}")
+    session.add(IdentityRow(name=name, tag=allocation.allocate_tag(session, name, now)))
+
+
+def _b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode("ascii")

@@ -1,0 +1,163 @@
+"""Enrolled nodes: what is known of them, and what administrators or they themselves may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from coordinator import allocation, clock, network
+from coordinator.enrolment import check_plain_endpoint
+from coordinator.errors import Conflict, Forbidden, Unauthenticated
+from coordinator.secrets import digest
+from coordinator.state import host_prefix
+from coordinator.store.models import AddressRow, IdentityRow, NodeRow, NodeTokenRow, ResourceRow
+from ztlab.errors import NotFound, SchemaError
+from ztlab.model import codec
+from ztlab.model.codec import did_you_mean, field
+from ztlab.model.config import Revision
+from ztlab.model.policy import check_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeBody:
+    """Body of PUT /nodes/NAME: all that may change, whole."""
+
+    name: str = field(check=check_name)
+    identity: str = field(check=check_name)
+    endpoint: str | None = field(check=check_plain_endpoint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """Body of POST /node/ack."""
+
+    revision: Revision
+    digest: str
+    applied: bool
+    error: str | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """The node that a token speaks for."""
+
+    node_id: str
+    name: str
+    token_expires_at: datetime
+
+
+def authenticate(session: Session, token: str | None, now: datetime) -> Caller:
+    """Who TOKEN speaks for. Unauthenticated: nobody, any more; Forbidden: a revoked node."""
+    row = session.get(NodeTokenRow, digest(token)) if token else None
+    if row is None or row.expires_at <= now:
+        raise Unauthenticated("the node token is unknown or expired", hint="prove the key again")
+    node = session.get_one(NodeRow, row.node_id)
+    if node.revoked_at is not None:
+        raise Forbidden(f"node {node.name} was revoked at {clock.rfc3339(node.revoked_at)}")
+    return Caller(node_id=node.id, name=node.name, token_expires_at=row.expires_at)
+
+
+def touch(session: Session, node_id: str, now: datetime) -> None:
+    """The node was heard of."""
+    session.execute(update(NodeRow).where(NodeRow.id == node_id).values(last_contact_at=now))
+
+
+def acknowledge(session: Session, node_id: str, ack: Ack, now: datetime) -> None:
+    """Keep what the node says it has. An acknowledgement never moves a node back."""
+    node = session.get_one(NodeRow, node_id)
+    node.last_contact_at = now
+    said = ack.revision
+    if said.epoch != node.wanted_epoch or not 0 <= said.number <= node.wanted_number:
+        raise SchemaError(
+            [f"revision: want at most {node.wanted_epoch}/{node.wanted_number}, which was sent"]
+        )
+    if node.applied_epoch == said.epoch and said.number < (node.applied_number or 0):
+        return  # overtaken by a newer one on its way
+    node.applied_epoch = said.epoch
+    node.applied_number = said.number
+    node.applied_digest = ack.digest[:64]
+    node.applied_error = None if ack.applied else (ack.error or "no reason given")[:2000]
+
+
+def list_all(session: Session) -> list[dict[str, Any]]:
+    """Every node, revoked ones included, by name."""
+    return [
+        describe(session, node)
+        for node in session.scalars(select(NodeRow).order_by(NodeRow.name, NodeRow.enrolled_at))
+    ]
+
+
+def find(session: Session, name: str) -> NodeRow:
+    """The node of that name or id: the live one, else the one revoked last. NotFound otherwise."""
+    found = select(NodeRow).where((NodeRow.name == name) | (NodeRow.id == name))
+    nodes = session.scalars(found).all()
+    if not nodes:
+        known = session.scalars(select(NodeRow.name)).all()
+        raise NotFound(f"no node is called {name!r}{did_you_mean(name, known)}")
+    return max(nodes, key=lambda node: (node.revoked_at is None, node.enrolled_at))
+
+
+def describe(session: Session, node: NodeRow) -> dict[str, Any]:
+    """A node as docs/PROTOCOL.md shows it."""
+    held = select(AddressRow.address).where(
+        AddressRow.node_id == node.id, AddressRow.released_at.is_(None)
+    )
+    applied = None
+    if node.applied_number is not None:
+        applied = {
+            "revision": {"epoch": node.applied_epoch, "number": node.applied_number},
+            "digest": node.applied_digest,
+            "error": node.applied_error,
+        }
+    return {
+        "id": node.id,
+        "name": node.name,
+        "role": node.role,
+        "identity": node.identity,
+        "addresses": [host_prefix(a) for a in session.scalars(held.order_by(AddressRow.pool))],
+        "public_key": node.public_key,
+        "client_id": node.client_id,
+        "endpoint": node.endpoint,
+        "enrolled_at": clock.rfc3339(node.enrolled_at),
+        "last_contact_at": clock.rfc3339_or_none(node.last_contact_at),
+        "revoked_at": clock.rfc3339_or_none(node.revoked_at),
+        "wanted": codec.encode(network.wanted(node)),
+        "applied": applied,
+        "has_converged": node.revoked_at is None and network.has_converged(node),
+    }
+
+
+def put(session: Session, name: str, body: NodeBody) -> NodeRow:
+    """Change a live node. Resources follow its new name."""
+    node = _live(session, name)
+    if body.name != node.name:
+        taken = select(NodeRow).where(NodeRow.name == body.name, NodeRow.revoked_at.is_(None))
+        if session.scalars(taken).one_or_none() is not None:
+            raise Conflict(f"a node is called {body.name!r} already")
+        behind = update(ResourceRow).where(ResourceRow.gateway == node.name)
+        session.execute(behind.values(gateway=body.name))
+    if session.get(IdentityRow, body.identity) is None:
+        known = session.scalars(select(IdentityRow.name)).all()
+        hint = did_you_mean(body.identity, known)
+        raise SchemaError([f"identity: no identity {body.identity!r}{hint}"])
+    node.name, node.identity, node.endpoint = body.name, body.identity, body.endpoint
+    return node
+
+
+def revoke(session: Session, name: str, now: datetime) -> NodeRow:
+    """Nobody is told of this node any more. It keeps its row, its key and its name in the logs."""
+    node = _live(session, name)
+    node.revoked_at = now
+    allocation.release_addresses(session, node.id, now)
+    return node
+
+
+def _live(session: Session, name: str) -> NodeRow:
+    node = find(session, name)
+    if node.revoked_at is not None:
+        raise Conflict(f"node {node.name} was revoked at {clock.rfc3339(node.revoked_at)}")
+    return node

@@ -1,0 +1,199 @@
+"""The service: gunicorn with one gevent worker that speaks TLS, as nobody in particular.
+
+Imported only after gevent has patched the standard library (coordinator/cli.py sees to it): every
+stream is a greenlet, and whatever was imported before would block all of them.
+
+Order at the start: as root, load the key and bind; then drop everything; only then touch the store,
+so that SQLite's side files belong to who will write them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import ssl
+from functools import partial
+from typing import Any
+
+import gevent
+from flask import Flask
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+from gunicorn.workers.ggevent import GeventWorker
+
+from coordinator import clock, network, privileges, tls
+from coordinator.api.context import EXTENSION, Service
+from coordinator.app import create_app
+from coordinator.settings import Settings
+from coordinator.store import migrate
+from coordinator.store.engine import Store
+from ztlab.errors import HostUnfit, ZtError
+
+log = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 10_000
+KEEPALIVE_S = 30
+HANDSHAKE_S = 10.0
+STOP_S = 1.0  # streams end at once; what else is under way gets this long
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """gunicorn's gevent worker, which stops at the signal instead of at the next full second, and
+    ends the streams first: it would wait for them otherwise."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._stopping = Event()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM from the master."""
+        self.alive = False
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        listener = self.sockets[0]
+        listener.setblocking(1)
+        pool = Pool(MAX_CONNECTIONS)
+        server = StreamServer(
+            listener,
+            handle=partial(self.handle, listener),
+            spawn=pool,
+            ssl_context=self.cfg.ssl_context(self.cfg, None),
+            do_handshake_on_connect=False,
+        )
+        server.start()
+        while self.alive:
+            self.notify()
+            self._stopping.wait(1.0)
+        server.close()
+        running: Flask = self.wsgi
+        here: Service = running.extensions[EXTENSION]
+        here.hub.close()
+        pool.join(timeout=STOP_S)
+        pool.kill(timeout=STOP_S / 2)
+        here.store.close()
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """One connection. A peer that never finishes its handshake must not hold a greenlet."""
+        try:
+            with gevent.Timeout(HANDSHAKE_S):
+                client.do_handshake()
+        except (OSError, gevent.Timeout) as error:  # ssl.SSLError is an OSError: a scanner, say
+            log.debug("TLS handshake with %s failed: %s", addr, error)
+            client.close()
+            return
+        super().handle(listener, client, addr)
+
+
+class _RootLogger(Logger):  # type: ignore[misc]
+    """gunicorn's messages through the one log of the program, and no access log."""
+
+    def setup(self, cfg: Any) -> None:
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.WARNING)
+
+    def access(self, *_: Any) -> None:
+        pass
+
+
+class _Gunicorn(BaseApplication):  # type: ignore[misc]
+    def __init__(
+        self, settings: Settings, listener: socket.socket, context: ssl.SSLContext
+    ) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._context = context
+        super().__init__()
+
+    def load_config(self) -> None:
+        files = tls.TlsFiles(self._settings.directory)
+        options = {
+            "bind": f"fd://{self._listener.fileno()}",
+            "workers": 1,
+            "worker_class": "coordinator.server.Worker",
+            "worker_connections": MAX_CONNECTIONS,
+            "logger_class": _RootLogger,
+            "keepalive": KEEPALIVE_S,
+            "graceful_timeout": int(STOP_S) + 1,
+            "timeout": 60,
+            # Named, so that gunicorn knows that it speaks https; loaded they were already.
+            "certfile": str(files.server),
+            "keyfile": str(files.server_key),
+            "ssl_context": lambda _config, _factory: self._context,
+            # gunicorn noted who we were when it was imported, and would go back to being root.
+            "user": os.geteuid(),
+            "group": os.getegid(),
+            "umask": 0o077,
+            "forwarded_allow_ips": "",
+            "control_socket_disable": True,
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        return create_app(self._settings)
+
+
+def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. ZtError for whatever the operator can repair."""
+    user = _whom_to_become(settings)
+    tls.read_authority(settings.directory)
+    context = _tls_context(settings)
+    listener = _bind(settings)
+    privileges.drop(user)
+    os.umask(0o077)
+    store = Store(settings.database_url)
+    try:
+        migrate.check(store.engine)
+        network.reconcile(store)
+    finally:
+        store.close()  # a connection must not survive the fork
+    log.info("listening on %s", settings.listen)
+    _Gunicorn(settings, listener, context).run()
+
+
+def _whom_to_become(settings: Settings) -> privileges.Account | None:
+    if os.geteuid() != 0:
+        return None
+    if settings.user is None:
+        raise ZtError(
+            "the coordinator does not run as root",
+            hint="set `user` in its settings: it becomes that user and drops every capability",
+        )
+    return privileges.account(settings.user)
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext:
+    files = tls.TlsFiles(settings.directory)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(files.server, files.server_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ZtError(
+            f"cannot load {files.server} and its key: {error}",
+            hint="run `zt-coordinator init --config FILE` first",
+        ) from error
+    left = tls.expires_at(settings.directory) - clock.now()
+    if left.days < tls.RENEW_DAYS:
+        log.warning("the server certificate ends in %d days: run init again", left.days)
+    return context
+
+
+def _bind(settings: Settings) -> socket.socket:
+    host, port = settings.address
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise HostUnfit(
+            f"cannot listen on {settings.listen}: {error.strerror or error}",
+            hint="is another coordinator running, is the address one of this machine's?",
+        ) from error

@@ -1,0 +1,100 @@
+"""coordinator.toml, strictly read: docs/CONFIGURATION.md says what may stand in it."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+
+from ztlab.errors import SchemaError, ZtError
+from ztlab.model import codec
+from ztlab.model.codec import field
+from ztlab.model.config import check_endpoint
+from ztlab.model.policy import check_name
+
+
+def _check_pools(pools: tuple[str, ...]) -> None:
+    networks = []
+    for pool in pools:
+        try:
+            networks.append(ip_network(pool, strict=True))
+        except ValueError as error:
+            raise ValueError(
+                f"want an IP prefix in canonical form, got {pool!r} ({error})"
+            ) from None
+    if not networks:
+        raise ValueError("want at least one pool, or no node gets an address")
+    for i, one in enumerate(networks):
+        if one.prefixlen > one.max_prefixlen - 2:
+            raise ValueError(f"pool {one} has no room for nodes")
+        for other in networks[i + 1 :]:
+            if one.overlaps(other):
+                raise ValueError(f"pools {one} and {other} overlap")
+
+
+def _check_database(url: str) -> None:
+    if not url.startswith("sqlite:///"):
+        raise ValueError(f'want "sqlite:///PATH", got {url!r}')
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    if not names:
+        raise ValueError("want at least one name, or no node can verify the certificate")
+
+
+def _check_ttl(seconds: int) -> None:
+    if not 10 <= seconds <= 86400:
+        raise ValueError(f"want 10 to 86400 seconds, got {seconds}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One coordinator.
+
+    state_dir    store, TLS authority, server certificate
+    database     SQLAlchemy URL; None: state_dir/ztlab.db
+    listen       HOST:PORT to bind
+    names        subject alternative names of the server's certificate: IP addresses and DNS names
+    network      name of the network; read at init
+    pools        tunnel addresses come from these prefixes; read at init
+    user         who it becomes when it is started as root: a name or a number
+    token_ttl_s  how long a node token is good for
+    """
+
+    state_dir: str
+    listen: str = field(check=check_endpoint)
+    names: tuple[str, ...] = field(check=_check_names)
+    network: str = field(check=check_name)
+    pools: tuple[str, ...] = field(check=_check_pools)
+    database: str | None = field(default=None, check=_check_database)
+    user: str | int | None = field(default=None)
+    token_ttl_s: int = field(default=3600, check=_check_ttl)
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.state_dir)
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.directory / 'ztlab.db'}"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """(host, port) to bind; an IPv6 host without its brackets."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def load(path: Path) -> Settings:
+    """The settings in the file at PATH; SchemaError names file and key, ZtError if unreadable."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ZtError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SchemaError([f"{path}: {error}"]) from error
+    try:
+        return codec.decode(Settings, data)
+    except SchemaError as error:
+        raise SchemaError([f"{path}: {line}" for line in error.problems]) from None

@@ -1,0 +1,75 @@
+"""What is done to a coordinator from the command line: `init`, and making tokens."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from coordinator import access, clock, network, privileges, tls
+from coordinator.settings import Settings
+from coordinator.store import migrate
+from coordinator.store.engine import Store
+from ztlab.errors import ZtError
+
+OWNER_TOKEN = "init"  # the name of the token that --owner-token-file writes
+
+
+def initialise(settings: Settings, owner_token_file: Path | None = None) -> None:
+    """Make the state directory, store, TLS authority and certificate, as far as they are missing.
+
+    Run by root, it gives them to the user that the service will be, but for the authority's key:
+    only `init` needs that.
+    """
+    user = None
+    if os.geteuid() == 0 and settings.user is not None:
+        user = privileges.account(settings.user)
+    directory = settings.directory
+    os.umask(0o077)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        tls.prepare(directory, settings.names)
+        _prepare_store(settings, owner_token_file)
+        if user is not None:
+            _give(settings, user)
+    except OSError as error:
+        raise ZtError(
+            f"cannot prepare {directory}: {error.filename}: {error.strerror}",
+            hint="run init as root, or as the user who owns the state directory",
+        ) from error
+
+
+def _prepare_store(settings: Settings, owner_token_file: Path | None) -> None:
+    store = Store(settings.database_url)
+    try:
+        migrate.upgrade(store.engine)
+        with store.writing() as session:
+            network.create(session, settings)
+            if owner_token_file is not None:
+                token = access.create_token(
+                    session, OWNER_TOKEN, "owner", clock.now(), replaces=True
+                )
+                tls.write_file(owner_token_file, (token + "\n").encode(), 0o600)
+    finally:
+        store.close()
+
+
+def _give(settings: Settings, user: privileges.Account) -> None:
+    files = tls.TlsFiles(settings.directory)
+    owned = [settings.directory, files.authority, files.server, files.server_key]
+    database = Path(settings.database_url.removeprefix("sqlite:///"))
+    owned += [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
+    for path in owned:
+        if path.exists():
+            os.chown(path, user.uid, user.gid, follow_symlinks=False)
+
+
+def create_token(settings: Settings, name: str, role: access.AdminRole) -> str:
+    """An administrator's token, made beside a running service or without one."""
+    store = Store(settings.database_url)
+    try:
+        migrate.check(store.engine)
+        with store.writing() as session:
+            return access.create_token(session, name, role, clock.now())
+    finally:
+        store.close()

@@ -1,0 +1,63 @@
+"""The engine, and its two kinds of transaction: one that reads a snapshot, one that writes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.orm import Session
+
+_WRITES = "zt_writes"
+
+
+class Store:
+    """A database at a SQLAlchemy URL, opened lazily.
+
+    SQLite runs in WAL mode: readers see the snapshot of their first statement and wait for nobody.
+    Writers take the lock at BEGIN, so that what they read is what they change.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = _engine(url)
+        self._writing_engine = self.engine.execution_options(**{_WRITES: True})
+        # Writers of this process queue here and not in SQLite's busy handler, which would put the
+        # whole process to sleep, the one greenlet included that holds the lock.
+        self._writer = threading.Lock()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session over one consistent snapshot; nothing in it is ever committed."""
+        with Session(self.engine, autoflush=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A session that holds the write lock, committed at the end of the block or not at all."""
+        with self._writer, Session(self._writing_engine) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        """Close every connection, which also lets SQLite fold its write-ahead log in."""
+        self.engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": 10.0})
+    event.listen(engine, "connect", _configure)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _configure(connection: Any, _record: Any) -> None:
+    # The driver must not begin transactions by itself: it would begin them too late and DEFERRED.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,48 @@
+"""Bring a store up to date (`init`), and refuse one that is not (`run`).
+
+Alembic is imported only where something is to be migrated: a third of a second at each start is
+too much to learn that nothing is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Engine, inspect, text
+
+from ztlab.errors import ZtError
+
+HEAD = "0001"  # the newest migration; a test compares it with the scripts
+SCRIPTS = Path(__file__).parent / "migrations"
+
+
+def current(engine: Engine) -> str | None:
+    """The migration the store is at; None for an empty store."""
+    with engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def check(engine: Engine) -> None:
+    """ZtError unless the store is at the newest migration."""
+    found = current(engine)
+    if found != HEAD:
+        raise ZtError(
+            f"the store is at migration {found or 'none'}, this program needs {HEAD}",
+            hint="run `zt-coordinator init --config FILE`; it keeps what is there",
+        )
+
+
+def upgrade(engine: Engine) -> None:
+    """Run the migrations that are missing, all in one transaction."""
+    if current(engine) == HEAD:
+        return
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

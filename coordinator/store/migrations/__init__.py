@@ -1,0 +1,1 @@
+"""Alembic's scripts, shipped with the package; coordinator/store/migrate.py runs them."""

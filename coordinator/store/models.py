@@ -1,0 +1,209 @@
+"""The tables. What a column may hold is said here; what it means, in the domain modules."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, Text, TypeDecorator, text
+from sqlalchemy import DateTime as NaiveDateTime
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A timezone-aware UTC instant; SQLite keeps it as naive text, which sorts."""
+
+    impl = NaiveDateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    """All tables of the store."""
+
+    type_annotation_map = {
+        datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        bytes: LargeBinary,
+    }
+
+
+class NetworkRow(Base):
+    """The one row that every change locks: identity of the network, its revision, its policy.
+
+    policy  {"default", "rules", "tests"} as written
+    """
+
+    __tablename__ = "network"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    network_id: Mapped[str] = mapped_column(String(36))
+    name: Mapped[str] = mapped_column(String(63))
+    pools: Mapped[list[str]]
+    epoch: Mapped[str] = mapped_column(String(32))
+    number: Mapped[int]
+    policy: Mapped[dict[str, Any]]
+
+
+class TagRow(Base):
+    """Every tag ever handed out; a retired one stays, so that it is never handed out again."""
+
+    __tablename__ = "tags"
+    tag: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(63))
+    allocated_at: Mapped[datetime]
+    retired_at: Mapped[datetime | None]
+
+
+class IdentityRow(Base):
+    """A principal of the policy."""
+
+    __tablename__ = "identities"
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    tag: Mapped[int] = mapped_column(ForeignKey("tags.tag"), unique=True)
+
+
+class GroupRow(Base):
+    """A named set of identities (and resources)."""
+
+    __tablename__ = "groups"
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    members: Mapped[list[str]]
+
+
+class ResourceRow(Base):
+    """A named CIDR behind a gateway, which is named by node name: it may enrol later."""
+
+    __tablename__ = "resources"
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    tag: Mapped[int] = mapped_column(ForeignKey("tags.tag"), unique=True)
+    cidr: Mapped[str] = mapped_column(String(49))
+    gateway: Mapped[str] = mapped_column(String(63))
+    via: Mapped[list[str]]
+
+
+class NodeRow(Base):
+    """One enrolled machine; a revoked one stays, for logs and audit.
+
+    wanted_*   the last revision at which its digest changed
+    applied_*  what it acknowledged last; applied_error None: it applied it
+    """
+
+    __tablename__ = "nodes"
+    __table_args__ = (
+        Index(
+            "one_live_node_per_name", "name", unique=True, sqlite_where=text("revoked_at IS NULL")
+        ),
+    )
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63))
+    role: Mapped[str] = mapped_column(String(7))
+    identity: Mapped[str] = mapped_column(String(63))
+    public_key: Mapped[str] = mapped_column(String(44), unique=True)
+    client_id: Mapped[str] = mapped_column(String(26), unique=True)
+    endpoint: Mapped[str | None] = mapped_column(String(270))
+    enrolled_at: Mapped[datetime]
+    last_contact_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    wanted_epoch: Mapped[str] = mapped_column(String(32))
+    wanted_number: Mapped[int]
+    wanted_digest: Mapped[str] = mapped_column(String(64))
+    applied_epoch: Mapped[str | None] = mapped_column(String(32))
+    applied_number: Mapped[int | None]
+    applied_digest: Mapped[str | None] = mapped_column(String(64))
+    applied_error: Mapped[str | None] = mapped_column(Text)
+
+
+class AddressRow(Base):
+    """A tunnel address, held by a node or resting after its release.
+
+    pool  position in the network's list of pools
+    """
+
+    __tablename__ = "addresses"
+    address: Mapped[str] = mapped_column(String(45), primary_key=True)
+    pool: Mapped[int]
+    node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"), index=True)
+    released_at: Mapped[datetime | None]
+
+
+class SetupKeyRow(Base):
+    """A setup key: hashed, counted, expiring."""
+
+    __tablename__ = "setup_keys"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    name: Mapped[str | None] = mapped_column(String(63))
+    role: Mapped[str] = mapped_column(String(7))
+    identity: Mapped[str | None] = mapped_column(String(63))
+    uses: Mapped[int]
+    uses_left: Mapped[int]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class ChallengeRow(Base):
+    """One half of a proof of possession; deleted at first use.
+
+    ephemeral_key  the private half of the one-time X25519 pair
+    setup_key_id   for purpose enrol: the setup key it was asked with
+    """
+
+    __tablename__ = "challenges"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    purpose: Mapped[str] = mapped_column(String(6))
+    public_key: Mapped[str] = mapped_column(String(44))
+    ephemeral_key: Mapped[bytes]
+    nonce: Mapped[bytes]
+    setup_key_id: Mapped[str | None] = mapped_column(String(36))
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class NodeTokenRow(Base):
+    """A node's bearer token, hashed."""
+
+    __tablename__ = "node_tokens"
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"), index=True)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class AdminTokenRow(Base):
+    """An administrator's bearer token, hashed. role: viewer, editor or owner."""
+
+    __tablename__ = "admin_tokens"
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    role: Mapped[str] = mapped_column(String(6))
+    created_at: Mapped[datetime]
+
+
+class LogBatchRow(Base):
+    """A batch of log events that was stored: its id makes the second delivery harmless."""
+
+    __tablename__ = "log_batches"
+    node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"), primary_key=True)
+    batch_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    stored: Mapped[int]
+    received_at: Mapped[datetime]
+
+
+class LogEventRow(Base):
+    """One log record; `event` is what the node sent, the columns are what is searched by."""
+
+    __tablename__ = "log_events"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"))
+    node: Mapped[str] = mapped_column(String(63), index=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    received_at: Mapped[datetime]
+    verdict: Mapped[str] = mapped_column(String(32), index=True)
+    source_identity: Mapped[str | None] = mapped_column(String(63), index=True)
+    destination_identity: Mapped[str | None] = mapped_column(String(63), index=True)
+    event: Mapped[dict[str, Any]]

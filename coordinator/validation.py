@@ -1,0 +1,155 @@
+"""What must be true of a network after every change. Pure; one line per fault, with its path."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from coordinator.state import NetworkState, host_prefix
+from ztlab.model.codec import did_you_mean
+from ztlab.model.flow import ICMP, ICMPV6, PROTOCOL_NUMBERS, TCP, UDP, Flow
+from ztlab.model.identity import RESERVED_NAMES
+from ztlab.model.policy import Policy, PolicyTest, check_name, dangling_names, decide
+
+# RFC 3692: a protocol number for experiments stands for "any other" in a test of proto any.
+_OTHER_PROTOCOL = 253
+
+
+def faults(network: NetworkState) -> list[str]:
+    """Every fault, as "path: message"; empty if the network may be so."""
+    found = [
+        *_name_faults(network),
+        *_node_faults(network),
+        *_prefix_faults(network),
+        *_rule_faults(network.policy),
+        *_dangling_faults(network),
+    ]
+    # A test over names that dangle would only repeat the fault.
+    return found or list(test_faults(network.policy))
+
+
+def check_free_name(name: str) -> None:
+    """ValueError unless NAME may name an identity, a group or a resource."""
+    check_name(name)
+    if name in RESERVED_NAMES:
+        raise ValueError(f"{name!r} has a meaning of its own")
+
+
+def router_prefix(text: str) -> str:
+    """A router of a resource, `192.0.2.1` or `192.0.2.1/32`, as a host prefix; else ValueError."""
+    address, slash, length = text.partition("/")
+    try:
+        prefix = host_prefix(str(ip_address(address)))
+    except ValueError:
+        raise ValueError(f"want the address of a router, got {text!r}") from None
+    if slash and prefix.partition("/")[2] != length:
+        raise ValueError(f"want one router's address and not a network, got {text!r}")
+    return prefix
+
+
+def test_faults(policy: Policy) -> Iterator[str]:
+    """One line for each of the policy's own tests that it does not keep."""
+    for i, test in enumerate(policy.tests):
+        for flow in test_flows(test):
+            decision = decide(policy, flow)
+            if decision.is_allowed != (test.expect == "allow"):
+                by = f"rule {decision.rule}" if decision.rule else f"default {policy.default}"
+                what = f"{test.source} -> {test.destination} {test.proto}"
+                port = "" if test.port is None else f"/{test.port}"
+                yield (
+                    f"policy.tests[{i}]: want {what}{port} {test.expect}, "
+                    f"got {decision.verdict.word} by {by}"
+                )
+                break
+
+
+def test_flows(test: PolicyTest) -> list[Flow]:
+    """The flows that a test speaks of: icmp is both families, any is every kind there is."""
+    if test.proto == "any":
+        numbers = [TCP, UDP, ICMP, ICMPV6, _OTHER_PROTOCOL]
+    elif test.proto == "icmp":
+        numbers = [ICMP, ICMPV6]
+    else:
+        numbers = [PROTOCOL_NUMBERS[test.proto] if isinstance(test.proto, str) else test.proto]
+    return [
+        Flow(
+            source=test.source,
+            destination=test.destination,
+            protocol=number,
+            port=test.port if number in (TCP, UDP) else None,
+        )
+        for number in numbers
+    ]
+
+
+def _name_faults(network: NetworkState) -> Iterator[str]:
+    """A name has one meaning over identities, groups and resources."""
+    meanings: dict[str, list[str]] = {}
+    for kind, names in (
+        ("identities", network.identities),
+        ("groups", network.policy.groups),
+        ("resources", [resource.name for resource in network.resources]),
+    ):
+        for name in names:
+            meanings.setdefault(name, []).append(kind)
+    for name, kinds in sorted(meanings.items()):
+        if len(kinds) > 1:
+            yield f"{kinds[-1]}.{name}: the name is taken already, in {' and '.join(kinds[:-1])}"
+
+
+def _node_faults(network: NetworkState) -> Iterator[str]:
+    for node in network.nodes:
+        if node.identity not in network.identities:
+            hint = did_you_mean(node.identity, network.identities)
+            yield f"nodes.{node.name}.identity: no identity {node.identity!r}{hint}"
+
+
+def _prefix_faults(network: NetworkState) -> Iterator[str]:
+    """WireGuard gives a prefix to one peer: what overlaps without being nested is refused.
+
+    A resource may hold a smaller one (the most specific wins), and may hold a whole pool (0.0.0.0/0
+    behind an exit gateway), but may not lie inside a pool: it would capture a node's address.
+    """
+    pools = [ip_network(pool) for pool in network.pools]
+    owner: dict[IPv4Network | IPv6Network, str] = {}
+    offered: dict[str, str] = {}  # a router's prefix to the gateway that offers it
+    for resource in network.resources:
+        path = f"resources.{resource.name}"
+        cidr = ip_network(resource.cidr)
+        for pool in pools:
+            if _inside(cidr, pool):
+                yield f"{path}.cidr: {cidr} lies in the pool {pool} of tunnel addresses"
+        if cidr in owner:
+            yield f"{path}.cidr: {cidr} is resource {owner[cidr]} already"
+        owner.setdefault(cidr, resource.name)
+        for i, via in enumerate(resource.via):
+            if any(_inside(ip_network(via), pool) for pool in pools):
+                yield f"{path}.via[{i}]: {via} lies in a pool of tunnel addresses"
+            if offered.setdefault(via, resource.gateway) != resource.gateway:
+                yield f"{path}.via[{i}]: {via} is behind gateway {offered[via]} already"
+    for resource in network.resources:
+        behind = offered.get(resource.cidr, resource.gateway)
+        if behind != resource.gateway:
+            path = f"resources.{resource.name}.cidr"
+            yield f"{path}: {resource.cidr} is behind gateway {behind} already, as a router"
+
+
+def _inside(inner: IPv4Network | IPv6Network, outer: IPv4Network | IPv6Network) -> bool:
+    if isinstance(inner, IPv4Network) and isinstance(outer, IPv4Network):
+        return inner.subnet_of(outer)
+    if isinstance(inner, IPv6Network) and isinstance(outer, IPv6Network):
+        return inner.subnet_of(outer)
+    return False
+
+
+def _rule_faults(policy: Policy) -> Iterator[str]:
+    counts = Counter(rule.id for rule in policy.rules)
+    for i, rule in enumerate(policy.rules):
+        if counts[rule.id] > 1:
+            yield f"policy.rules[{i}].id: {rule.id!r} names {counts[rule.id]} rules"
+
+
+def _dangling_faults(network: NetworkState) -> Iterator[str]:
+    for line in dangling_names(network.policy, network.principals):
+        yield line if line.startswith("groups.") else f"policy.{line}"
