@@ -63,6 +63,13 @@ def test_deny_beats_allow_whatever_the_order() -> None:
         assert decision == Decision(verdict=Verdict.DENY_RULE, rule="d")
 
 
+def test_the_rule_named_is_the_first_written_of_the_action_that_wins() -> None:
+    allows = (rule("allow", id="a1"), rule("allow", id="a2"))
+    denies = (rule("deny", id="d1"), rule("deny", id="d2"))
+    assert decide(Policy(rules=allows), WEB_TO_API).rule == "a1"
+    assert decide(Policy(rules=allows + denies), WEB_TO_API).rule == "d1"
+
+
 def test_a_rule_has_a_direction() -> None:
     back = Flow(source="api", destination="web", protocol=TCP, port=8080)
     assert verdict_of(back, rule("allow")) is Verdict.NO_RULE
