@@ -30,7 +30,7 @@ class ZtError(Exception):
 class SchemaError(ZtError):
     """A value does not fit its schema.
 
-    problems  one line per fault, each already naming its path ("nodes.bob.listen[0]: want …, got …")
+    problems  one line per fault, each already naming its path ("nodes.bob.listen[0]: want …")
     """
 
     def __init__(self, problems: Sequence[str], *, hint: str = "") -> None:
@@ -58,7 +58,7 @@ class NotFound(ZtError):
 
 
 class DeadlineExceeded(ZtError):
-    """A state that was waited for did not come in time; the message says which, and what was seen."""
+    """A state that was waited for did not come in time: which one, and what was seen instead."""
 
 
 class HostUnfit(ZtError):

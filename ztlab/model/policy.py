@@ -122,7 +122,7 @@ class Policy:
     def __post_init__(self) -> None:
         uses = Counter(rule.id for rule in self.rules)
         if twice := sorted(name for name, count in uses.items() if count > 1):
-            raise ValueError(f"want a different id for each rule, got {', '.join(twice)} more than once")
+            raise ValueError(f"want a different id for each rule, got twice: {', '.join(twice)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
