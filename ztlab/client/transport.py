@@ -56,6 +56,18 @@ class _Pool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _Connection
 
 
+class _UnverifiedConnection(_Connection):
+    """TLS without verification, for what is verified by its own hash."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.is_verified = True  # else urllib3 warns on stderr; the hash is what verifies
+
+
+class _UnverifiedPool(_Pool):
+    ConnectionCls = _UnverifiedConnection
+
+
 class Transport:
     """Requests to the coordinator at URL ("https://HOST:PORT"), over verified TLS.
 
@@ -191,7 +203,7 @@ def fetch_authority(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    pool = _pool(url, context, socket_factory)
+    pool = _pool(url, context, socket_factory, _UnverifiedPool)
     try:
         with unreachable_if_broken(url):
             response = pool.urlopen(
@@ -220,11 +232,16 @@ def fetch_authority(
     return pem
 
 
-def _pool(url: str, context: ssl.SSLContext, socket_factory: SocketFactory | None) -> _Pool:
+def _pool(
+    url: str,
+    context: ssl.SSLContext,
+    socket_factory: SocketFactory | None,
+    kind: type[_Pool] = _Pool,
+) -> _Pool:
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/"):
         raise ZtError(f"want https://HOST:PORT as the coordinator's URL, got {url!r}")
-    return _Pool(
+    return kind(
         parts.hostname,
         parts.port or 443,
         ssl_context=context,
