@@ -1,0 +1,161 @@
+"""zt-agent: the daemon, and the commands that speak to it.
+
+Only what a command needs is imported: `set` must not wait for pyroute2 and bcc.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent import control
+from ztlab.clikit import ZtGroup, echo_json
+
+_PATH = click.Path(exists=True, dir_okay=False, path_type=Path)
+_SOCKET = click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path),
+    default=control.default_socket,
+    help="The daemon's control socket.  [default: $ZT_AGENT_SOCKET, /run/zt-agent/agent.sock]",
+)
+
+
+@click.group(cls=ZtGroup)
+def main() -> None:
+    """The data plane of one node: WireGuard, identity, policy, logs."""
+
+
+@main.command()
+@click.option("--config", "config_path", type=_PATH, required=True, help="agent.toml")
+@click.option("--standalone", type=_PATH, help="Take the whole state from this file (YAML, JSON).")
+@click.option("--verbose", is_flag=True, help="Log details.")
+def run(config_path: Path, standalone: Path | None, verbose: bool) -> None:
+    """Run the agent in the foreground."""
+    from agent.daemon import serve
+    from ztlab import log
+
+    log.setup("zt-agent", verbose=verbose)
+    serve(config_path, standalone_path=standalone)
+
+
+@main.command()
+@_SOCKET
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+def status(socket_path: Path, as_json: bool) -> None:
+    """Show what the agent is and does."""
+    found = control.ask(socket_path, {"do": "status"})
+    if as_json:
+        echo_json(found)
+    else:
+        click.echo("\n".join(_status_lines(found)))
+
+
+@main.command("apply")
+@click.argument("file", type=_PATH)
+@_SOCKET
+def apply_command(file: Path, socket_path: Path) -> None:
+    """Give a standalone agent a new whole state."""
+    from agent.standalone import load
+
+    # Read here, not by the daemon: relative paths and unreadable files are this user's.
+    from ztlab.model import codec
+
+    applied = control.ask(socket_path, {"do": "apply", "config": codec.encode(load(file))})
+    click.echo(f"applied, revision {applied['number']}")
+
+
+@main.group("set", cls=ZtGroup)
+def set_group() -> None:
+    """Change a local switch; it survives a restart."""
+
+
+@set_group.command("authz-mode")
+@click.argument("mode", type=click.Choice(["observe", "enforce"]))
+@_SOCKET
+def set_authz_mode(mode: str, socket_path: Path) -> None:
+    """Judge packets and drop (enforce), or only look (observe)."""
+    control.ask(socket_path, {"do": "set-authz-mode", "mode": mode})
+    click.echo(f"authz_mode is {mode}")
+
+
+@set_group.command("logging")
+@click.argument("state", type=click.Choice(["on", "off"]))
+@_SOCKET
+def set_logging(state: str, socket_path: Path) -> None:
+    """Log flows, or do not."""
+    control.ask(socket_path, {"do": "set-logging", "enabled": state == "on"})
+    click.echo(f"logging is {state}")
+
+
+@main.command()
+@_SOCKET
+@click.option("--json", "as_json", is_flag=True, help="One Event per line, as in docs/PROTOCOL.md.")
+def observe(socket_path: Path, as_json: bool) -> None:
+    """Show events live, until interrupted."""
+    for event in control.observe(socket_path):
+        if "lost" in event:
+            click.echo(f"{event['lost']} events lost so far: this reader is too slow", err=True)
+        elif as_json:
+            click.echo(json.dumps(event))
+        else:
+            click.echo(_event_line(event))
+
+
+def _event_line(event: dict[str, Any]) -> str:
+    source = f"{event['source_identity']}({event['source_tag']}) {event['source']}"
+    target = f"{event['destination_identity']}({event['destination_tag']}) {event['destination']}"
+    ports = ""
+    if event["source_port"] or event["destination_port"]:
+        ports = f" {event['source_port']}>{event['destination_port']}"
+    rule = f" rule {event['rule']}" if event["rule"] else ""
+    return (
+        f"{event['at']} {event['hook']:7} {event['verdict']:12} {source} -> {target} "
+        f"proto {event['protocol']}{ports} {event['length']} B{rule}"
+    )
+
+
+def _status_lines(found: dict[str, Any]) -> Iterable[str]:
+    revision = found["revision"]
+    coordinator = found["coordinator"]
+    yield f"node        {found['name']} ({found['role'] or 'not configured yet'})"
+    yield f"client ID   {found['client_id']}"
+    yield f"addresses   {', '.join(found['addresses']) or 'none'}"
+    yield f"wireguard   {found['interface']}, {found['wireguard']}"
+    yield f"datapath    {found['loader']}; attached: {_attached(found['attached'])}"
+    yield f"authz_mode  {found['authz_mode']}{_belt(found)}"
+    logging = "on" if found["logging_enabled"] else "off"
+    yield f"logging     {logging} ({found['log_granularity']})"
+    yield (
+        f"revision    {revision['number']} of {revision['epoch']}"
+        if revision
+        else "revision    none"
+    )
+    if coordinator:
+        yield f"coordinator {coordinator['url']}, {_session(coordinator)}"
+    else:
+        yield "coordinator none: standalone"
+    if found["last_refusal"]:
+        yield f"refused     {found['last_refusal']}"
+    for peer in found["peers"]:
+        seen = peer["last_handshake_at"] or "never"
+        yield f"peer        {peer['name']} at {peer['endpoint'] or '-'}, handshake {seen}"
+
+
+def _attached(hooks: dict[str, bool]) -> str:
+    return ", ".join(name for name, attached in hooks.items() if attached) or "nowhere"
+
+
+def _belt(found: dict[str, Any]) -> str:
+    return " (belt installed)" if found["belt_installed"] else ""
+
+
+def _session(coordinator: dict[str, Any]) -> str:
+    if coordinator["is_connected"]:
+        return "connected"
+    state = "enrolled, not connected" if coordinator["is_enrolled"] else "not enrolled"
+    return f"{state} ({coordinator['last_error']})" if coordinator["last_error"] else state

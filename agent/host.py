@@ -1,0 +1,167 @@
+"""What the agent needs of the host around the interface, and gives back at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import subprocess
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from agent import state
+from agent.wireguard.backend import Address, Endpoint
+from agent.wireguard.links import FWMARK, FWMARK_MASK, MarkRule
+from ztlab.errors import HostUnfit, ZtError
+
+log = logging.getLogger(__name__)
+
+SYSCTLS = Path("/proc/sys")
+FORWARDING = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
+# With a default route in the tunnel, strict rp_filter must look at the mark of what comes in
+# outside it, or drops WireGuard's own packets (ip-sysctl, src_valid_mark).
+TUNNEL_DEFAULT = {"net/ipv4/conf/all/src_valid_mark": "1"}
+NAT_TABLE = "zt_nat"
+
+
+class Sysctls:
+    """Kernel settings that were changed, with the values from before on file.
+
+    On file, because after a kill -9 the successor finds its predecessor's values and would take
+    them for the host's own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def set(self, values: Mapping[str, str]) -> None:
+        """Make exactly VALUES hold: what is no longer among them goes back to what it was."""
+        previous = self._previous()
+        kept = {name: previous.get(name) or _read(name) for name in values}
+        for name in previous.keys() - values.keys():
+            _write(name, previous[name])
+        if kept != previous:
+            state.write_json(self._path, kept)
+        for name, value in values.items():
+            if _read(name) != value:
+                _write(name, value)
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for name, value in self._previous().items():
+            try:
+                _write(name, value)
+            except ZtError as error:
+                log.warning("%s", error)
+        self._path.unlink(missing_ok=True)
+
+    def _previous(self) -> dict[str, str]:
+        found = state.read_json(self._path)
+        return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def _read(name: str) -> str:
+    try:
+        return (SYSCTLS / name).read_text().strip()
+    except OSError as error:
+        raise ZtError(f"cannot read sysctl {name}: {error.strerror}") from error
+
+
+def _write(name: str, value: str) -> None:
+    try:
+        (SYSCTLS / name).write_text(value)
+    except OSError as error:
+        raise ZtError(
+            f"cannot set sysctl {name} to {value}: {error.strerror}",
+            hint="is /proc/sys read-only here (a container)?",
+        ) from error
+
+
+def set_masquerade(interface: str, *, enabled: bool) -> None:
+    """Rewrite the source of what leaves the tunnel for elsewhere to this gateway's address."""
+    # "add" makes "delete" safe where there is no table; both in one transaction (nft(8)).
+    script = f"add table inet {NAT_TABLE}\ndelete table inet {NAT_TABLE}\n"
+    if enabled:
+        script += (
+            f"table inet {NAT_TABLE} {{ chain postrouting {{\n"
+            "type nat hook postrouting priority srcnat; policy accept;\n"
+            f'iifname "{interface}" oifname != "{interface}" masquerade\n'
+            "} }\n"
+        )
+    try:
+        subprocess.run(
+            ["nft", "-f", "-"], input=script, text=True, check=True, capture_output=True, timeout=10
+        )
+    except FileNotFoundError as error:
+        raise HostUnfit("nft is not installed", hint="apt-get install nftables") from error
+    except subprocess.CalledProcessError as error:
+        raise ZtError(f"nft refused the masquerade table: {error.stderr.strip()}") from error
+
+
+def check_marks(mark_mask: int, rules: Iterable[MarkRule]) -> None:
+    """HostUnfit where packet marks are already used for something else."""
+    if mark_mask & FWMARK_MASK:
+        raise HostUnfit(
+            f"mark_mask {mark_mask:#010x} overlaps the bits of the agent's own fwmark "
+            f"({FWMARK:#x}/{FWMARK_MASK:#x})",
+            hint="choose [datapath] mark_mask above 0xfff",
+        )
+    for rule in rules:
+        # An exact match (full mask) on a value clear of our bits never matched an unmarked packet,
+        # and does not match one that we marked: wg-quick's rule is of this kind.
+        is_exact = rule.mask == 0xFFFFFFFF
+        used = rule.value if is_exact else rule.mask
+        if used & mark_mask:
+            raise HostUnfit(
+                f"an ip rule looks at fwmark {rule.value:#x}/{rule.mask:#x}, bits that "
+                f"mark_mask {mark_mask:#010x} claims",
+                hint="choose another [datapath] mark_mask, or remove the rule (`ip rule`)",
+            )
+
+
+def lock(run_dir: Path) -> IO[bytes]:
+    """The lock of RUN_DIR, held until closed; ZtError where another agent holds it."""
+    file = open(state.private_directory(run_dir) / "agent.lock", "ab")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ZtError(
+            f"another zt-agent runs on {run_dir}", hint="stop it first, or set another run_dir"
+        ) from None
+    return file
+
+
+def addresses_of(url: str) -> frozenset[Address]:
+    """The addresses of the host in URL; empty where its name does not resolve now."""
+    parts = urlsplit(url)
+    with contextlib.suppress(OSError):
+        found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
+        return frozenset(ip_address(entry[4][0]) for entry in found)
+    return frozenset()
+
+
+def resolve(endpoints: Iterable[str]) -> dict[str, Endpoint]:
+    """HOST:PORT texts to endpoints; a name that does not resolve is left out, and logged."""
+    resolved: dict[str, Endpoint] = {}
+    for text in endpoints:
+        host, _, port = text.rpartition(":")
+        try:
+            found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
+        except OSError as error:
+            log.warning("endpoint %s does not resolve: %s", text, error)
+            continue
+        address = ip_address(found[0][4][0])
+        resolved[text] = Endpoint(address=address, port=int(port))
+    return resolved
+
+
+def require_root() -> None:
+    """HostUnfit for anybody else."""
+    if os.geteuid() != 0:
+        raise HostUnfit("zt-agent run needs root", hint="use sudo, or its systemd unit")

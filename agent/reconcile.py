@@ -1,0 +1,223 @@
+"""From what is to what shall be: the steps of one change, in the one order that is safe.
+
+Pure: no I/O, no clock. What is removed goes identity first (the door closes at once), then peer;
+what is added comes policy, identity, peer: never a live peer whose packets nobody can name.
+A prefix that moves between peers leaves the old one before the new one gets it, since WireGuard
+would move it silently. Routes come last in both directions: a route without its peer drops packets,
+a peer without its route would let them out beside the tunnel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+from agent.wireguard.backend import Address, Endpoint, PeerSpec, Route, WgPeer, WgState
+from ztlab.errors import ZtError
+from ztlab.model.config import NodeConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """The interface as it was read back.
+
+    outside  addresses our rules keep outside the tunnel; None: there are no such rules
+    """
+
+    wg: WgState
+    addresses: frozenset[str]
+    routes: frozenset[Route]
+    outside: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """What the configuration asks of the interface, with names resolved."""
+
+    addresses: frozenset[str]
+    peers: Mapping[str, PeerSpec]
+    routes: frozenset[Route]
+    outside: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveIdentities:
+    """Of the datapath: forget whoever is not in the new configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePeer:
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class NarrowPeer:
+    """A peer that stays keeps only these prefixes (those it had and keeps)."""
+
+    peer: PeerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyPolicy:
+    """Of the datapath: judge by the new policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutIdentities:
+    """Of the datapath: know whoever is in the new configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAddress:
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddAddress:
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetPeer:
+    """Add a peer, or give one what it lacks; takes no prefix away."""
+
+    peer: PeerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SetOutside:
+    """The rules that keep endpoints and coordinator outside the tunnel; None removes them."""
+
+    addresses: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class AddRoute:
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRoute:
+    route: Route
+
+
+Step = (
+    RemoveIdentities
+    | RemovePeer
+    | NarrowPeer
+    | ApplyPolicy
+    | PutIdentities
+    | RemoveAddress
+    | AddAddress
+    | SetPeer
+    | SetOutside
+    | AddRoute
+    | RemoveRoute
+)
+
+
+def desired(
+    config: NodeConfig,
+    *,
+    endpoints: Mapping[str, Endpoint],
+    coordinator: frozenset[Address],
+    own_key: str = "",
+) -> Desired:
+    """What CONFIG asks of the interface.
+
+    endpoints    resolved, by the text in the configuration; a name that is missing did not resolve
+    coordinator  its addresses, which stay outside the tunnel
+    own_key      this node's public key: a peer with it is a fault, ZtError
+    """
+    peers: dict[str, PeerSpec] = {}
+    owner: dict[str, str] = {}
+    for peer in config.peers:
+        if peer.public_key in peers or peer.public_key == own_key:
+            whose = "this node's own" if peer.public_key == own_key else "another peer's"
+            raise ZtError(f"peer {peer.name} has {whose} public key")
+        for prefix in peer.allowed_ips:
+            if prefix in owner:
+                raise ZtError(f"{prefix} belongs to two peers, {owner[prefix]} and {peer.name}")
+            if prefix in config.node.addresses:
+                raise ZtError(f"{prefix} is this node's own address, and peer {peer.name}'s too")
+            owner[prefix] = peer.name
+        peers[peer.public_key] = PeerSpec(
+            public_key=peer.public_key,
+            endpoint=endpoints.get(peer.endpoint) if peer.endpoint else None,
+            allowed_ips=frozenset(peer.allowed_ips),
+            keepalive_s=peer.keepalive_s,
+        )
+    underlay = coordinator | {p.endpoint.address for p in peers.values() if p.endpoint}
+    routes = frozenset(_route(prefix, underlay) for prefix in owner)
+    diverts = any(route.table == "tunnel" for route in routes)
+    return Desired(
+        addresses=frozenset(config.node.addresses),
+        peers=peers,
+        routes=routes,
+        outside=frozenset(map(str, coordinator)) if diverts else None,
+    )
+
+
+def _route(prefix: str, underlay: frozenset[Address]) -> Route:
+    """In the main table, unless it is a default or covers an address that must stay outside."""
+    network = ip_network(prefix)
+    pulls_in = network.prefixlen == 0 or any(address in network for address in underlay)
+    return Route(prefix=prefix, table="tunnel" if pulls_in else "main")
+
+
+def plan(wanted: Desired, now: Observed, *, before: Desired | None) -> tuple[Step, ...]:
+    """The ordered steps from NOW to WANTED.
+
+    before  what was applied last: an endpoint that WireGuard has moved since (the peer roams) is
+            left alone as long as the configuration's has not changed; None: nothing is known of it
+    """
+    return (
+        RemoveIdentities(),
+        *_removed_peers(wanted, now),
+        ApplyPolicy(),
+        PutIdentities(),
+        *(RemoveAddress(a) for a in sorted(now.addresses - wanted.addresses)),
+        *(AddAddress(a) for a in sorted(wanted.addresses - now.addresses)),
+        *_set_peers(wanted, now, before),
+        *((SetOutside(wanted.outside),) if _adds_rules(wanted, now) else ()),
+        *(AddRoute(r) for r in sorted(wanted.routes - now.routes)),
+        *(RemoveRoute(r) for r in sorted(now.routes - wanted.routes)),
+        *((SetOutside(None),) if wanted.outside is None and now.outside is not None else ()),
+    )
+
+
+def _adds_rules(wanted: Desired, now: Observed) -> bool:
+    return wanted.outside is not None and wanted.outside != now.outside
+
+
+def _removed_peers(wanted: Desired, now: Observed) -> Iterator[Step]:
+    for key, peer in sorted(now.wg.peers.items()):
+        kept = wanted.peers.get(key)
+        if kept is None:
+            yield RemovePeer(key)
+        elif peer.allowed_ips - kept.allowed_ips:
+            yield NarrowPeer(
+                PeerSpec(
+                    public_key=key,
+                    endpoint=None,
+                    allowed_ips=peer.allowed_ips & kept.allowed_ips,
+                    keepalive_s=peer.keepalive_s,
+                )
+            )
+
+
+def _set_peers(wanted: Desired, now: Observed, before: Desired | None) -> Iterator[Step]:
+    for key, peer in sorted(wanted.peers.items()):
+        there = now.wg.peers.get(key)
+        last = before.peers.get(key) if before else None
+        if there is None or _differs(peer, there, last):
+            yield SetPeer(peer)
+
+
+def _differs(peer: PeerSpec, there: WgPeer, last: PeerSpec | None) -> bool:
+    if peer.keepalive_s != there.keepalive_s or peer.allowed_ips - there.allowed_ips:
+        return True
+    if peer.endpoint is None:
+        return False
+    return peer.endpoint != (last.endpoint if last else there.endpoint)

@@ -1,0 +1,87 @@
+"""The node's own files: written whole or not at all, private, and on disk before they count.
+
+state_dir/private.key    WireGuard private key, base64
+state_dir/local.json     the two local switches, where `zt-agent set` overrode the file
+state_dir/session.json   who this node is to its coordinator, and its current token
+state_dir/authority.pem  the pinned TLS authority
+state_dir/config.json    the last good configuration with its revision
+run_dir/sysctls.json     the values to restore when a gateway stops forwarding
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ztlab.errors import HostUnfit, ZtError
+
+PRIVATE_FILE = 0o600
+PRIVATE_DIR = 0o700
+
+
+def private_directory(path: Path) -> Path:
+    """PATH as a directory that only its owner can enter; made if missing."""
+    try:
+        path.mkdir(mode=PRIVATE_DIR, parents=True, exist_ok=True)
+        path.chmod(PRIVATE_DIR)
+    except OSError as error:
+        raise HostUnfit(f"cannot use {path} as a directory: {error.strerror}") from error
+    return path
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace PATH by CONTENT (mode 0600): after a crash it is the old file or the new, never half.
+
+    The data is on disk before the name points at it, and the name before this returns.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise ZtError(
+            f"cannot write {path}: {error.strerror}", hint="is the disk full or read-only?"
+        ) from error
+
+
+def read(path: Path) -> bytes | None:
+    """The content of PATH; None where there is no such file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ZtError(f"cannot read {path}: {error.strerror}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write` VALUE as JSON."""
+    write(path, json.dumps(value).encode())
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in PATH; None where there is no such file, or it is not JSON.
+
+    Only for files that can be made anew: a damaged one is as good as none.
+    """
+    content = read(path)
+    if content is None:
+        return None
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
