@@ -19,7 +19,7 @@ from ztlab.scenario.expect import (
     TcExpect,
 )
 from ztlab.scenario.sense import judging_node
-from ztlab.scenario.steps import Forge, PolicyChange, Probe, SetLocal, Step
+from ztlab.scenario.steps import Forge, PolicyChange, Probe, SetLocal, Step, Stream, Transfer
 
 SILENCE_S = 1.0  # so long must a stream be quiet to count as stopped, or be heard to be alive
 _AT_ONCE = Eventually(within_s=0)
@@ -54,15 +54,14 @@ def _of_action(step: Step) -> Iterator[Claim]:
         yield from _of_set(action)
     if isinstance(action, Forge):
         yield from _of_forge(action, expect)
+    if isinstance(action, Transfer):
+        yield _exit_code("iperf3 ran to its end", 0)
+    if isinstance(action, Stream) and action.id not in {item.id for item in expect.stream}:
+        yield _stream(StreamExpect(id=action.id, is_alive=True))
     if expect.throughput_mbit is not None:
         yield _measured("received", "Mbit/s", expect.throughput_mbit, findings.throughput)
     if expect.exit_code is not None:
-        yield Claim(
-            text=f"the command ended with exit code {expect.exit_code}",
-            quantifier=_AT_ONCE,
-            needs=Needs(),
-            find=findings.exit_code(expect.exit_code),
-        )
+        yield _exit_code(f"the command ended with exit code {expect.exit_code}", expect.exit_code)
     if expect.stdout_contains is not None:
         yield Claim(
             text=f"the command printed {expect.stdout_contains!r}",
@@ -70,6 +69,10 @@ def _of_action(step: Step) -> Iterator[Claim]:
             needs=Needs(),
             find=findings.stdout_contains(expect.stdout_contains),
         )
+
+
+def _exit_code(text: str, wanted: int) -> Claim:
+    return Claim(text=text, quantifier=_AT_ONCE, needs=Needs(), find=findings.exit_code(wanted))
 
 
 def _of_set(action: SetLocal) -> Iterator[Claim]:

@@ -79,8 +79,9 @@ def exit_code(wanted: int) -> Find:
     """The command ended with that code."""
 
     def find(seen: Observed) -> Finding:
-        code = seen.action.exit_code
-        return Finding(is_true=code == wanted, seen=f"exit code {code}", figure=str(code))
+        code, said = seen.action.exit_code, seen.action.stdout.strip()
+        words = f"exit code {code}" + (f": {said[-300:]}" if code != wanted and said else "")
+        return Finding(is_true=code == wanted, seen=words)
 
     return find
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any, Literal
 
+from ztlab.lab import names
 from ztlab.lab.plan import LabPlan, LanPlan, Listener, NodePlan
 from ztlab.model.codec import encode, field
 from ztlab.model.config import Role
@@ -165,9 +166,9 @@ class Scenario:
     def plan(self, name: str | None = None) -> LabPlan:
         """The lab to build, called NAME (default: the scenario's own name).
 
-        ValueError for a NAME that cannot be one.
+        SchemaError for a NAME that cannot be one.
         """
-        check_lab_name(name or self.name)
+        names.check_lab_name(name or self.name)
         return LabPlan(
             name=name or self.name,
             nodes=tuple(self._node_plan(node) for node in self.nodes),

@@ -117,7 +117,7 @@ class Transfer:
     source_node: str = field(key="from")
     to: str
     tcp: int = field(check=_check_port)
-    seconds: float = field(default=2.0, check=check_seconds)
+    seconds: int = field(default=2, check=check_seconds)
     family: Family = 4
 
     @property
@@ -125,7 +125,7 @@ class Transfer:
         return _target(self.to, self.tcp, None, self.family)
 
     def __str__(self) -> str:
-        return f"transfer {self.source_node} -> {self.target}, {self.seconds:g} s"
+        return f"transfer {self.source_node} -> {self.target}, {self.seconds} s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,165 @@
+"""`ztlab test` and `ztlab validate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ztlab.cli.options import json_option
+from ztlab.clikit import echo_json
+from ztlab.errors import SchemaError, ZtError
+from ztlab.lab.lab import Lab, require_root
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ztlab.scenario.report import Report, StepReport
+
+_FILES = click.argument(
+    "files",
+    metavar="FILE…",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+
+
+@click.command("test")
+@_FILES
+@click.option("--keep", is_flag=True, help="Leave the lab standing for a look around.")
+@click.option("--lab", "lab_name", metavar="NAME", help="Use this standing lab of FILE.")
+@click.option("--name", metavar="NAME", help="Name of the lab to build; default: the scenario's.")
+@click.option(
+    "--junit",
+    metavar="PATH",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a JUnit XML report there.",
+)
+@json_option
+@click.pass_context
+def test_command(
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    keep: bool,
+    lab_name: str | None,
+    name: str | None,
+    junit: Path | None,
+    as_json: bool,
+) -> None:
+    """Run the scenarios in FILE…, one after the other, and print one line per check.
+
+    Each builds a lab of its own and takes it down again; with --lab the steps run in a standing
+    lab, and what they change there is put back. Exit code 1 if any check fails.
+    """
+    if len(files) > 1 and (lab_name or name):
+        raise click.UsageError("--lab and --name go with one FILE")
+    if lab_name and (keep or name):
+        raise click.UsageError("--lab takes a lab as it stands: no --keep, no --name")
+    require_root()
+    from ztlab.scenario import load
+    from ztlab.scenario.report import junit as junit_xml
+
+    scenarios = [load(file) for file in files]  # a fault in the last file should not cost a lab
+    reports = []
+    for file, scenario in zip(files, scenarios, strict=True):
+        reports.append(_run_one(file, scenario, keep, lab_name, name, as_json=as_json))
+    if junit is not None:
+        try:
+            junit.write_text(junit_xml(tuple(reports)), encoding="utf-8")
+        except OSError as error:
+            raise ZtError(f"cannot write {junit}: {error.strerror}") from None
+    if as_json:
+        echo_json([report.as_json() for report in reports])
+    ctx.exit(0 if all(report.passed for report in reports) else 1)
+
+
+def _run_one(
+    file: Path,
+    scenario: object,
+    keep: bool,
+    lab_name: str | None,
+    name: str | None,
+    *,
+    as_json: bool,
+) -> Report:
+    from rich.console import Console
+
+    from ztlab.cli.build_commands import _progress, _terminated_as_interrupted
+    from ztlab.scenario.model import Scenario
+    from ztlab.scenario.report import step_lines
+    from ztlab.scenario.run import run
+
+    assert isinstance(scenario, Scenario)
+
+    def show(step: StepReport) -> None:
+        for line in step_lines(step):
+            console.print(line)
+
+    console = Console(highlight=False, soft_wrap=True, quiet=as_json)
+    _print_title(console, scenario.name, scenario.description)
+    with (
+        _terminated_as_interrupted(),
+        _progress(name or scenario.name, quiet=as_json) as progress,
+    ):
+        report = run(
+            scenario,
+            lab=Lab.open(lab_name) if lab_name else None,
+            keep=keep,
+            name=name,
+            source=str(file),
+            on_step=show,
+            progress=progress,
+        )
+    console.print(report.summary())
+    if keep:
+        console.print(f"the lab stands: ztlab inspect {report.lab}, ztlab down {report.lab}")
+    return report
+
+
+def _print_title(console: Console, name: str, description: str) -> None:
+    from rich.text import Text
+
+    console.print(Text.assemble((name, "bold"), f": {description}" if description else ""))
+
+
+@click.command("validate")
+@_FILES
+@json_option
+@click.pass_context
+def validate_command(ctx: click.Context, files: tuple[Path, ...], as_json: bool) -> None:
+    """Check scenario files, building nothing: faults (exit code 1) and warnings."""
+    from ztlab.scenario.loading import examine
+
+    results = []
+    for file in files:
+        faults: tuple[str, ...] = ()
+        warnings: tuple[str, ...] = ()
+        hint = ""
+        try:
+            warnings = examine(file).warnings
+        except SchemaError as error:
+            faults, hint = error.problems, error.hint
+        results.append({"file": str(file), "faults": list(faults), "warnings": list(warnings)})
+        if not as_json:
+            _print_findings(file, faults, warnings, hint)
+    if as_json:
+        echo_json(results)
+    ctx.exit(1 if any(result["faults"] for result in results) else 0)
+
+
+def _print_findings(
+    file: Path, faults: tuple[str, ...], warnings: tuple[str, ...], hint: str
+) -> None:
+    for fault in faults:
+        click.echo(f"error: {fault}", err=True)
+    if hint:
+        click.echo(f" hint: {hint}", err=True)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if faults:
+        return
+    click.echo(f"{file}: sound" + (f", {len(warnings)} warnings" if warnings else ""))
+    sys.stdout.flush()

@@ -1,0 +1,247 @@
+"""Run a scenario: build its lab or take a standing one, do the steps, watch the claims, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ztlab.errors import ZtError
+from ztlab.model.verdict import AuthzMode
+from ztlab.scenario import act
+from ztlab.scenario.claims import Claim, Finding, Needs, State, judge
+from ztlab.scenario.compiling import claims_of
+from ztlab.scenario.model import Scenario
+from ztlab.scenario.read import Reader
+from ztlab.scenario.report import CheckReport, Report, StepReport
+from ztlab.scenario.samples import ActionResult, Observed, describe_event
+from ztlab.scenario.steps import SetLocal, Step
+
+if TYPE_CHECKING:
+    from ztlab.lab.lab import Lab
+
+POLL_S = 0.05
+_SAMPLES = 3
+_EVENTS = 5
+
+OnStep = Callable[[StepReport], None]
+Progress = Callable[[str, str], None]
+
+
+def _quiet(_phase: str, _seen: str) -> None:
+    """The progress of a caller who wants none."""
+
+
+def run(
+    scenario: Scenario,
+    *,
+    lab: Lab | None = None,
+    keep: bool = False,
+    name: str | None = None,
+    source: str = "",
+    on_step: OnStep | None = None,
+    progress: Progress = _quiet,
+) -> Report:
+    """SCENARIO from its first step to its last, whatever fails on the way.
+
+    lab       a standing lab of this scenario: what the steps change there is put back at the end
+    keep      leave the lab that was built for this run standing
+    name      the name of the lab to build; default: the scenario's own
+    on_step   called with each step's report as it comes
+    progress  called with (phase, what is seen of it) while the lab is built
+    Raises ZtError only where there is no lab to run in; a step that fails is in the report.
+    """
+    if lab is not None:
+        _check_fit(scenario, lab)
+        return _with_lab(scenario, lab, source, on_step, build_s=0.0, restore=True)
+    from ztlab.lab import build, teardown  # netlink and TLS: not needed to load or to render
+
+    began = time.monotonic()
+    lab = build.up(scenario.plan(name), source=source or None, progress=progress)
+    build_s = time.monotonic() - began
+    try:
+        return _with_lab(scenario, lab, source, on_step, build_s=build_s, restore=False)
+    finally:
+        if not keep:
+            teardown.down(lab.name)
+
+
+def _check_fit(scenario: Scenario, lab: Lab) -> None:
+    """ZtError unless LAB stands and has what the steps speak of."""
+    if lab.status != "up":
+        raise ZtError(f"lab {lab.name!r} is {lab.status}", hint=f"ztlab down {lab.name}")
+    standing = {node.name: set(node.listen) for node in lab.nodes}
+    for node, spec in scenario.nodes.items():
+        missing = set(spec.listen) - standing.get(node, set())
+        if node not in standing or missing:
+            what = f"listener {', '.join(sorted(missing))} at {node}" if missing else f"node {node}"
+            raise ZtError(
+                f"lab {lab.name!r} is not one of this scenario: it has no {what}",
+                hint="run the file without --lab, and it builds its own",
+            )
+
+
+def _with_lab(
+    scenario: Scenario,
+    lab: Lab,
+    source: str,
+    on_step: OnStep | None,
+    *,
+    build_s: float,
+    restore: bool,
+) -> Report:
+    began = time.monotonic()
+    plans = [(step, claims_of(step)) for step in scenario.steps]
+    reader = Reader(lab)
+    undo = _Undo(lab, reader) if restore else None
+    reports: list[StepReport] = []
+    try:
+        reader.watch(_nodes_to_watch(plans))
+        facts = _facts(scenario, reader)
+        for step, claims in plans:
+            if undo is not None:
+                undo.remember(step)
+            report = _step(lab, step, claims, reader)
+            reports.append(report)
+            if on_step is not None:
+                on_step(report)
+    finally:
+        reader.close()
+        if undo is not None:
+            undo.restore()
+    return Report(
+        name=scenario.name,
+        description=scenario.description,
+        source=source,
+        lab=lab.name,
+        facts=facts,
+        steps=tuple(reports),
+        build_s=build_s,
+        duration_s=time.monotonic() - began,
+    )
+
+
+def _nodes_to_watch(plans: Sequence[tuple[Step, tuple[Claim, ...]]]) -> list[str]:
+    nodes = {node for _, claims in plans for claim in claims for node in claim.needs.events}
+    return sorted(nodes)
+
+
+def _facts(scenario: Scenario, reader: Reader) -> str:
+    """Which WireGuard and which loader the first agent says it has."""
+    agents = [name for name, spec in scenario.nodes.items() if spec.kind == "node"]
+    for name, labels in reader.metrics(agents[0]).series:
+        if name == "zt_agent_info":
+            found = dict(labels)
+            return f"{found.get('wireguard')} WireGuard, {found.get('loader')}"
+    return ""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A claim on its way to a decision."""
+
+    claim: Claim
+    state: State = State.WAITING
+    finding: Finding | None = None
+    samples: list[str] = field(default_factory=list)
+
+    def look(self, seen: Observed) -> None:
+        if self.state is not State.WAITING:
+            return
+        self.finding = self.claim.find(seen)
+        self.samples.append(f"{seen.elapsed_s:+.2f} s: {self.finding.seen}")
+        self.state = judge(self.claim.quantifier, self.finding, seen.elapsed_s)
+
+    def report(self) -> CheckReport:
+        holds = self.state is State.HOLDS
+        return CheckReport(
+            text=str(self.claim),
+            holds=holds,
+            seen=self.finding.seen if self.finding else "nothing was read",
+            figure=self.finding.figure if self.finding and holds else "",
+            samples=() if holds else tuple(self.samples[-_SAMPLES:]),
+        )
+
+
+def _step(lab: Lab, step: Step, claims: tuple[Claim, ...], reader: Reader) -> StepReport:
+    began, began_unix = time.monotonic(), time.time()
+    needs = Needs()
+    for claim in claims:
+        needs |= claim.needs
+    pending = [_Pending(claim) for claim in claims]
+    result: ActionResult | None = None
+    error = ""
+    try:
+        before = reader.before(needs)
+        began_unix = time.time()
+        result = act.perform(lab, step, reader)
+        _watch(pending, needs, reader, result, before, began_unix)
+    except ZtError as failure:
+        error = f"{failure}" + (f" ({failure.hint})" if failure.hint else "")
+    report = StepReport(
+        name=step.name,
+        action=str(step),
+        resolved=result.resolved if result else "",
+        checks=tuple(p.report() for p in pending) if result else (),
+        notes=result.notes if result else (),
+        error=error,
+        duration_s=time.monotonic() - began,
+    )
+    if report.passed:
+        return report
+    return replace(report, events=_recent(reader, needs, began_unix))
+
+
+def _watch(
+    pending: list[_Pending],
+    needs: Needs,
+    reader: Reader,
+    result: ActionResult,
+    before: Any,
+    began_unix: float,
+) -> None:
+    """Look again and again until every claim is decided; each has a deadline of its own."""
+    while True:
+        seen = reader.after(needs, result, before, began_unix)
+        for item in pending:
+            item.look(seen)
+        if all(item.state is not State.WAITING for item in pending):
+            return
+        time.sleep(POLL_S)
+
+
+def _recent(reader: Reader, needs: Needs, since: float) -> tuple[str, ...]:
+    lines = []
+    for node in sorted(needs.events | needs.metrics):
+        for event in reader.events(node, since)[-_EVENTS:]:
+            lines.append(f"{node}: {event.get('at')} {describe_event(event)}")
+    return tuple(lines)
+
+
+class _Undo:
+    """What the steps change in a lab that is not ours, as it was before."""
+
+    def __init__(self, lab: Lab, reader: Reader) -> None:
+        self._lab, self._reader = lab, reader
+        self._policy: dict[str, Any] | None = None
+        self._local: dict[str, SetLocal] = {}
+
+    def remember(self, step: Step) -> None:
+        """Before STEP: note down what it is about to change, the first time only."""
+        if step.policy is not None and self._policy is None:
+            self._policy = self._lab.admin().policy()
+        if step.set is not None and step.set.node not in self._local:
+            metrics = self._reader.metrics(step.set.node)
+            self._local[step.set.node] = SetLocal(
+                node=step.set.node,
+                authz_mode=AuthzMode(int(metrics.total("zt_authz_enforce", {}))),
+                logging_enabled=metrics.total("zt_logging_enabled", {}) == 1,
+            )
+
+    def restore(self) -> None:
+        """Put it back."""
+        for local in self._local.values():
+            act.set_local(self._lab, local)
+        if self._policy is not None:
+            self._lab.admin().put_policy(self._policy)
