@@ -108,6 +108,8 @@ run_logged() {
 reason() {
     if grep -qE 'Temporary failure|[Cc]ould not resolve|unreachable|NewConnection|timed out' "$log"; then
         echo "no network, or the package servers do not answer"
+    elif grep -q CERTIFICATE_VERIFY_FAILED "$log"; then
+        echo "the package server's certificate is not trusted here"
     else
         { grep -E "$1" "$log" || tail -n 1 "$log"; } | tail -n 1
     fi
