@@ -24,6 +24,7 @@ from gevent.server import StreamServer
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
+from sqlalchemy.exc import OperationalError
 
 from coordinator import clock, network, privileges, tls
 from coordinator.api.context import EXTENSION, Service
@@ -152,6 +153,11 @@ def serve(settings: Settings) -> None:
     try:
         migrate.check(store.engine)
         network.reconcile(store)
+    except OperationalError as error:
+        raise ZtError(
+            f"cannot open the store at {settings.database_url}: {error.orig}",
+            hint="the user it runs as needs to get there, and to write there",
+        ) from error
     finally:
         store.close()  # a connection must not survive the fork
     log.info("listening on %s", settings.listen)

@@ -46,8 +46,13 @@ def bearer() -> str | None:
     return token.strip() or None if kind.lower() == "bearer" else None
 
 
-def body(kind: type[T], **defaults: Any) -> T:
-    """The JSON body as a KIND; DEFAULTS are what the URL already said (a name)."""
+def body(kind: type[T], *, max_bytes: int | None = None, **defaults: Any) -> T:
+    """The JSON body as a KIND; DEFAULTS are what the URL already said (a name).
+
+    max_bytes  where strangers may ask: less than what everybody may send
+    """
+    if max_bytes is not None:
+        request.max_content_length = max_bytes
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("want application/json")
     data = parse_json(request.get_data(cache=False))

@@ -12,6 +12,7 @@ from coordinator.enrolment import ChallengeRequest, EnrolRequest, NewToken, Toke
 from coordinator.nodes import Ack, Caller
 
 blueprint = Blueprint("node", __name__)
+STRANGERS_BYTES = 65536  # bodies of those who have yet to prove who they are
 
 
 @blueprint.get("/health")
@@ -26,7 +27,7 @@ def health() -> dict[str, Any]:
 
 @blueprint.post("/node/challenge")
 def challenge() -> tuple[dict[str, Any], int]:
-    here, asked = service(), body(ChallengeRequest)
+    here, asked = service(), body(ChallengeRequest, max_bytes=STRANGERS_BYTES)
     with here.store.writing() as session:
         answer = enrolment.challenge(session, here.place, asked, bearer(), clock.now())
     return answer, 201
@@ -34,7 +35,7 @@ def challenge() -> tuple[dict[str, Any], int]:
 
 @blueprint.post("/node/enrol")
 def enrol() -> tuple[dict[str, Any], int]:
-    here, asked, key = service(), body(EnrolRequest), bearer()
+    here, asked, key = service(), body(EnrolRequest, max_bytes=STRANGERS_BYTES), bearer()
     spent = _spend(asked.challenge_id)
     made, _ = network.change(
         here.store,
@@ -48,7 +49,7 @@ def enrol() -> tuple[dict[str, Any], int]:
 
 @blueprint.post("/node/token")
 def token() -> dict[str, Any]:
-    here, asked = service(), body(TokenRequest)
+    here, asked = service(), body(TokenRequest, max_bytes=STRANGERS_BYTES)
     spent = _spend(asked.challenge_id)
     with here.store.writing() as session:
         made = enrolment.renew(session, here.place, spent, asked, clock.now(), here.token_ttl)
