@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import socket
 import struct
 import threading
@@ -158,6 +159,7 @@ def _send(connection: socket.socket, value: Any) -> None:
 
 
 def _has_hung_up(connection: socket.socket) -> bool:
-    with contextlib.suppress(BlockingIOError):
-        return connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
-    return False
+    # Asked of poll: recv would wait for the socket's timeout, MSG_DONTWAIT or not.
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN)
+    return bool(waiting.poll(0)) and connection.recv(1) == b""

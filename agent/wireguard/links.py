@@ -12,12 +12,14 @@ WireGuard marks its own UDP packets with FWMARK, so they pass over the third.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -98,7 +100,13 @@ class Links:
         return bool(link["flags"] & 1)  # IFF_UP
 
     def set_up(self, name: str, *, mtu: int) -> None:
-        """Set the MTU (bytes) and bring it up."""
+        """Set the MTU (bytes) and bring it up, without a link-local address of its own.
+
+        A kernel's WireGuard has none; a tun would make one up and solicit routers into the tunnel.
+        """
+        # No such file: IPv6 is off.
+        with contextlib.suppress(OSError):
+            Path(f"/proc/sys/net/ipv6/conf/{name}/addr_gen_mode").write_text("1")
         with _allowing(what=f"bring {name} up"):
             self._netlink.link("set", index=self._existing(name), mtu=mtu, state="up")
 

@@ -1,0 +1,320 @@
+"""zt-agent run: every part in its thread, started in order and stopped in the reverse.
+
+main       signals; starts and stops everything else
+load       compiles and loads the programs, while the interface is made and the node enrols
+watch      repairs what somebody removed (1 s), makes late peers anew (0.1 s while any is)
+session    talks to the coordinator and applies what it sends
+flowlog    reads the ring;  logpush  pushes batches
+control    accepts on the control socket; a thread per connection
+metrics    serves /metrics; a thread per scrape
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from agent import host, keys, settings, standalone, state
+from agent.applied import Applied, LastGood
+from agent.control_server import ControlServer
+from agent.datapath.datapath import Datapath
+from agent.datapath.limits import Limits
+from agent.datapath.marks import MarkLayout
+from agent.events import Names
+from agent.feed import DatapathFeed
+from agent.flowlog import EventBuffer, FlowLog
+from agent.ledger import Ledger
+from agent.metrics import MetricsServer, Snapshot
+from agent.session import Session
+from agent.settings import LocalSwitches, Settings
+from agent.status import status
+from agent.sync import Synchronizer
+from ztlab.errors import ZtError
+from ztlab.model import codec
+from ztlab.model.config import NodeConfig, Revision
+from ztlab.model.verdict import AuthzMode
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 1.0
+HANDSHAKE_S = 0.1
+
+
+def serve(config_path: Path, *, standalone_path: Path | None = None) -> None:
+    """Run the agent until SIGTERM or SIGINT; ZtError where it cannot start."""
+    loaded = settings.load(config_path)
+    host.require_root()
+    if standalone_path is None and loaded.coordinator is None:
+        raise ZtError(
+            f"{config_path} names no [coordinator]",
+            hint="add one, or give the whole state with --standalone FILE",
+        )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with host.lock(loaded.run_path):
+        agent = Agent(loaded, standalone_path)
+        try:
+            agent.start(stop)
+            stop.wait()
+        finally:
+            agent.stop()
+
+
+class Agent:
+    """One node's data plane."""
+
+    def __init__(self, settings: Settings, standalone_path: Path | None) -> None:
+        self.settings = settings
+        self.version = version("ztlab")
+        state.private_directory(settings.state_path)
+        self.switches = LocalSwitches(settings)
+        self.key = keys.load_or_make(settings.state_path / "private.key")
+        self.last_good = LastGood(settings.state_path / "config.json")
+        self.names = Names()
+        self.applies = {"applied": 0, "refused": 0}
+        self.last_refusal: str | None = None
+        self.marks, self.limits = MarkLayout.from_mask(settings.datapath.mark_mask), Limits()
+        self.sync = Synchronizer(settings, self.key, self.marks, self.limits)
+        self._ledger = Ledger(settings.run_path / "log.counts")
+        self._standalone_path = standalone_path
+        self._apply_lock = threading.Lock()
+        self._live, self._stopping = threading.Event(), threading.Event()
+        self._look_now = threading.Event()
+        self._watch = threading.Thread(target=self._watch_over, name="watch", daemon=True)
+        self._undo: list[Callable[[], object]] = [self._ledger.close, self.sync.close]
+        self.session = self._session() if standalone_path is None else None
+
+    def _session(self) -> Session | None:
+        if self.settings.coordinator is None:
+            return None
+        return Session(
+            self.settings,
+            self.settings.coordinator,
+            self.key,
+            apply=self._apply_pushed,
+            confirm=self._confirm,
+            have=lambda: self.last_good.current.config.digest() if self.last_good.current else None,
+            dice=random.random,
+        )
+
+    # --- start and end ---
+
+    def start(self, stop: threading.Event) -> None:
+        """Up to a state in which everything configured is enforced, or STOP is set."""
+        first = self._first_configuration()
+        with ThreadPoolExecutor(1, "load") as loader:
+            loading = loader.submit(self._load)
+            self.sync.open_interface()
+            if self.session is not None and first is None:
+                # Nothing to apply first: enrolment takes as long as loading, and needs no datapath.
+                self._begin(self.session)
+            self.datapath = loading.result()
+        if stop.is_set():
+            self.datapath.close()
+            return
+        switches = self.switches.current
+        self.sync.go_live(
+            self.datapath,
+            switches.authz_mode,
+            logging_enabled=switches.logging_enabled,
+            last=first.config if first else None,
+        )
+        if first is not None:
+            self._apply(first, on_disk=False)
+        self._start_services()
+        self._live.set()
+        if self.session is not None and first is not None:
+            self._begin(self.session)
+        log.info("ready: %s, client ID %s", self.settings.name, self.key.client_id)
+
+    def _first_configuration(self) -> Applied | None:
+        """What to apply before anybody is asked: the file, or what was applied last."""
+        if self._standalone_path is not None:
+            config = standalone.load(self._standalone_path)
+            revision = Revision(epoch=standalone.EPOCH, number=1)
+            return Applied(revision=revision, config=config)
+        last = self.last_good.load()
+        if last is not None:
+            try:
+                self.sync.compiled(last.config)
+            except ZtError as error:
+                log.warning("the last good configuration does not fit any more: %s", error)
+                return None
+        return last
+
+    def _load(self) -> Datapath:
+        return Datapath.load(
+            marks=self.marks, limits=self.limits, loader=self.settings.datapath.loader
+        )
+
+    def _begin(self, session: Session) -> None:
+        session.start()
+        self._undo.append(session.stop)
+
+    def _start_services(self) -> None:
+        self.feed = DatapathFeed(self.datapath, self.names)
+        log_settings = self.settings.log
+        session = self.session if log_settings.push else None
+        buffer = EventBuffer(
+            self._ledger,
+            capacity=log_settings.buffer_events,
+            flush_at=max(1, int(log_settings.buffer_events * log_settings.flush_share)),
+            flush_after_s=log_settings.flush_after_s,
+        )
+        self.flowlog = FlowLog(
+            self._ledger,
+            buffer,
+            read=self.feed.read,
+            emitted=self.feed.emitted,
+            push=session.push_logs if session else None,
+            is_ready=lambda: session is not None and session.status.is_enrolled,
+        )
+        self.flowlog.start()
+        self._undo.append(self.flowlog.stop)
+        self._watch.start()
+        self._undo.append(self._watch.join)
+        metrics = MetricsServer(self.settings.metrics.listen, self._snapshot)
+        self._undo.append(metrics.stop)
+        control = ControlServer(
+            self.settings.socket_path,
+            {
+                "status": lambda _: status(self),
+                "apply": self._apply_by_hand,
+                "set-authz-mode": self._set_authz_mode,
+                "set-logging": self._set_logging,
+            },
+            subscribe=self.flowlog.subscribe,
+            unsubscribe=self.flowlog.unsubscribe,
+        )
+        control.start()
+        self._undo.append(control.stop)
+
+    def stop(self) -> None:
+        """Undo what was done, last first; what fails is logged, and the rest still undone."""
+        self._stopping.set()
+        self._look_now.set()
+        while self._undo:
+            try:
+                self._undo.pop()()
+            except Exception:
+                log.exception("not everything could be undone")
+
+    def _watch_over(self) -> None:
+        repair_at = 0.0
+        waits = True
+        while not self._stopping.is_set():
+            self._look_now.wait(HANDSHAKE_S if waits else WATCH_S)
+            self._look_now.clear()
+            try:
+                waits = self.sync.hasten_handshakes()
+                if time.monotonic() >= repair_at:
+                    self.sync.repair()
+                    repair_at = time.monotonic() + WATCH_S
+            except ZtError as error:
+                log.warning("not repaired yet: %s", error)
+            except Exception:
+                log.exception("the watch failed on a bug; it goes on")
+
+    # --- configurations ---
+
+    def _apply_pushed(self, revision: Revision, config: NodeConfig) -> None:
+        while not self._live.wait(0.1):
+            if self._stopping.is_set():
+                raise ZtError("the agent is stopping")
+        self._apply(Applied(revision=revision, config=config), on_disk=True)
+
+    def _confirm(self, revision: Revision, digest: str) -> None:
+        self.last_good.confirm(revision, digest)
+
+    def _apply_by_hand(self, request: Mapping[str, Any]) -> Any:
+        if self.session is not None:
+            raise ZtError(
+                "this node gets its configuration from its coordinator",
+                hint="`apply` is for `zt-agent run --standalone`",
+            )
+        config = codec.decode(NodeConfig, request.get("config"))
+        current = self.last_good.current
+        revision = Revision(
+            epoch=standalone.EPOCH, number=current.revision.number + 1 if current else 1
+        )
+        self._apply(Applied(revision=revision, config=config), on_disk=False)
+        return codec.encode(revision)
+
+    def _apply(self, wanted: Applied, *, on_disk: bool) -> None:
+        with self._apply_lock:
+            try:
+                self.last_good.check(wanted.revision)
+                self.names.learn(wanted.config, self.sync.compiled(wanted.config))
+                self.sync.apply(wanted.config)
+            except ZtError as error:
+                self.applies["refused"] += 1
+                self.last_refusal = str(error)
+                current = self.last_good.current
+                if current is not None:
+                    self.names.learn(current.config, self.sync.compiled(current.config))
+                raise
+            self.last_good.store(wanted, on_disk=on_disk)
+            self.applies["applied"] += 1
+            self.last_refusal = None
+            self._look_now.set()
+            log.info(
+                "revision %d of %s applied: %d peers",
+                wanted.revision.number,
+                wanted.revision.epoch,
+                len(wanted.config.peers),
+            )
+
+    # --- the local switches ---
+
+    def _set_authz_mode(self, request: Mapping[str, Any]) -> Any:
+        try:
+            mode = AuthzMode[str(request.get("mode")).upper()]
+        except KeyError:
+            raise ZtError(f"want observe or enforce, got {request.get('mode')!r}") from None
+        self.switches.set_authz_mode(mode)
+        self.sync.set_authz_mode(mode)
+        log.info("authz_mode is %s", mode.word)
+        return None
+
+    def _set_logging(self, request: Mapping[str, Any]) -> Any:
+        enabled = request.get("enabled")
+        if not isinstance(enabled, bool):
+            raise ZtError(f"want true or false, got {enabled!r}")
+        self.switches.set_logging(enabled)
+        self.sync.set_logging(enabled=enabled)
+        log.info("logging is %s", "on" if enabled else "off")
+        return None
+
+    # --- metrics ---
+
+    def _snapshot(self) -> Snapshot:
+        applied = self.last_good.current
+        there = self.sync.peers()
+        peers = applied.config.peers if applied else ()
+        return Snapshot(
+            traffic=self.feed.traffic(),
+            log=self.flowlog.counts(),
+            flows=self.datapath.flow_count(),
+            health=self.sync.health,
+            switches=self.switches.current,
+            session=self.session.status if self.session else None,
+            applied=applied,
+            applies=dict(self.applies),
+            handshakes={
+                p.name: there[p.public_key].last_handshake_at
+                for p in peers
+                if p.public_key in there
+            },
+            version=self.version,
+            wireguard=self.sync.backend_kind,
+            loader=self.datapath.loader,
+        )

@@ -1,0 +1,353 @@
+"""The interface and the datapath of this node: made, changed step by step, watched, taken down.
+
+One lock: whoever changes or reads WireGuard, routes or maps holds it, whichever thread it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent import host, reconcile
+from agent.datapath import belt
+from agent.datapath.compile import desired_state
+from agent.datapath.datapath import Datapath
+from agent.datapath.limits import Limits
+from agent.datapath.marks import MarkLayout
+from agent.datapath.state import DatapathState
+from agent.drift import drift
+from agent.handshakes import Handshakes
+from agent.keys import NodeKey
+from agent.reconcile import Desired, Observed, Step
+from agent.settings import Settings
+from agent.wireguard.backend import Address, Backend, WgPeer, WgState
+from agent.wireguard.choose import open_backend
+from agent.wireguard.links import FWMARK, Links
+from ztlab.errors import ZtError
+from ztlab.model.config import NodeConfig
+from ztlab.model.verdict import AuthzMode, Hook
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What a look at the host said.
+
+    drift  violations of "the identity map refines AllowedIPs"; must be 0
+    """
+
+    attached: Mapping[Hook, bool]
+    belt_installed: bool
+    drift: int
+
+
+class Synchronizer:
+    """Keeps one interface and one datapath equal to one configuration."""
+
+    def __init__(self, settings: Settings, key: NodeKey, marks: MarkLayout, limits: Limits) -> None:
+        self._settings = settings
+        self._key = key
+        self._marks, self._limits = marks, limits
+        self._interface = settings.wireguard.interface
+        self._lock = threading.RLock()
+        self._links = Links()
+        self._backend: Backend | None = None
+        self._datapath: Datapath | None = None
+        self._sysctls = host.Sysctls(settings.run_path / "sysctls.json")
+        self._handshakes = Handshakes(random.random)
+        self._config: NodeConfig | None = None
+        self._applied: Desired | None = None
+        self._compiled: DatapathState | None = None
+        self._mode = settings.authz_mode
+        self._health = Health(attached=dict.fromkeys(Hook, False), belt_installed=False, drift=0)
+        self._is_closed = False
+
+    # --- start and end ---
+
+    def open_interface(self) -> None:
+        """Make or adopt the interface, keyed but without peers of its own yet."""
+        with self._lock:
+            host.check_marks(self._settings.datapath.mark_mask, self._links.mark_rules())
+            self._backend = open_backend(
+                self._settings.wireguard.backend, self._interface, self._links
+            )
+            self._configure()
+
+    def go_live(
+        self, datapath: Datapath, mode: AuthzMode, *, logging_enabled: bool, last: NodeConfig | None
+    ) -> None:
+        """Attach DATAPATH, knowing whoever LAST names, then bring the interface up.
+
+        The maps are filled before the programs are attached: adopting an interface whose peers are
+        live must not drop what the predecessor let through.
+        """
+        with self._lock:
+            self._datapath = datapath
+            self._mode = mode
+            datapath.set_authz_mode(mode)
+            datapath.set_logging(logging_enabled, self._settings.log_granularity)
+            if last is not None:
+                state = self.compiled(last)
+                datapath.apply_policy(state)
+                datapath.put_identities(state)
+            self._bring_up()
+            self._look()
+
+    def close(self) -> None:
+        """Take everything back: belt, programs, routes, sysctls, interface. Safe to repeat."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            steps: list[tuple[str, Callable[[], Any]]] = [
+                ("belt", lambda: belt.remove(self._interface)),
+                ("rules", lambda: self._links.set_outside(None)),
+                ("masquerading", self._unmasquerade),
+                ("sysctls", self._sysctls.restore),
+            ]
+            if self._datapath is not None:
+                steps.insert(1, ("programs", self._datapath.detach))
+            if self._backend is not None:
+                steps.append(("interface", self._backend.close))
+            if self._datapath is not None:
+                steps.append(("maps", self._datapath.close))
+            for what, undo in steps:
+                try:
+                    undo()
+                except (ZtError, OSError) as error:
+                    log.warning("%s not removed: %s", what, error)
+            self._links.close()
+
+    def _configure(self) -> None:
+        self._wg.configure(
+            private_key=self._key.private_key(),
+            listen_port=self._settings.wireguard.listen_port,
+            fwmark=FWMARK,
+        )
+
+    def _bring_up(self) -> None:
+        self._dp.attach(self._interface)
+        if self._mode is AuthzMode.ENFORCE:
+            belt.install(self._interface, self._marks)
+        else:
+            belt.remove(self._interface)
+        self._links.set_up(self._interface, mtu=self._settings.wireguard.mtu)
+
+    def _unmasquerade(self) -> None:
+        if self._config is not None and self._masquerades(self._config):
+            host.set_masquerade(self._interface, enabled=False)
+
+    # --- one change ---
+
+    def apply(self, config: NodeConfig) -> None:
+        """Make the node what CONFIG says; ZtError says why not, and then it is what it was."""
+        outside = self._coordinator_addresses()
+        endpoints = host.resolve({p.endpoint for p in config.peers if p.endpoint})
+        with self._lock:
+            if self._is_closed:
+                raise ZtError("the agent is stopping")
+            state = self.compiled(config)
+            wanted = reconcile.desired(
+                config, endpoints=endpoints, coordinator=outside, own_key=self._key.public_key
+            )
+            try:
+                self._carry_out(config, wanted, state)
+            except ZtError:
+                self._go_back()
+                raise
+            self._config, self._applied, self._compiled = config, wanted, state
+            self._look()
+
+    def compiled(self, config: NodeConfig) -> DatapathState:
+        """What CONFIG asks of the datapath; ZtError where this node cannot do it."""
+        return desired_state(config, limits=self._limits, marks=self._marks)
+
+    def _carry_out(self, config: NodeConfig, wanted: Desired, state: DatapathState) -> None:
+        self._prepare_host(config, wanted)
+        for step in reconcile.plan(wanted, self._observed(), before=self._applied):
+            log.debug("%s", step)
+            self._do(step, state)
+        missing = self._observed().wg.peers.keys() ^ wanted.peers.keys()
+        if missing:
+            raise ZtError(f"{self._interface} does not have the peers it should: {len(missing)}")
+
+    def _do(self, step: Step, state: DatapathState) -> None:
+        match step:
+            case reconcile.RemoveIdentities():
+                self._dp.remove_identities(state)
+            case reconcile.ApplyPolicy():
+                self._dp.apply_policy(state)
+            case reconcile.PutIdentities():
+                self._dp.put_identities(state)
+            case reconcile.RemovePeer(public_key):
+                self._wg.remove_peer(public_key)
+            case reconcile.NarrowPeer(peer):
+                self._wg.set_peer(peer, replace_allowed_ips=True)
+            case reconcile.SetPeer(peer):
+                self._wg.set_peer(peer, replace_allowed_ips=False)
+            case reconcile.RemoveAddress(prefix):
+                self._links.remove_address(self._interface, prefix)
+            case reconcile.AddAddress(prefix):
+                self._links.add_address(self._interface, prefix)
+            case reconcile.SetOutside(addresses):
+                self._links.set_outside(addresses)
+            case reconcile.AddRoute(route):
+                self._links.add_route(self._interface, route)
+            case reconcile.RemoveRoute(route):
+                self._links.remove_route(self._interface, route)
+
+    def _go_back(self) -> None:
+        """After a change that failed half-way: what was applied before, whole."""
+        if self._config is None or self._applied is None:
+            return
+        before = self._applied
+        self._applied = None  # nothing is known any more but what is read back
+        try:
+            self._carry_out(self._config, before, self.compiled(self._config))
+        except ZtError as error:
+            log.error("the last good configuration does not come back either: %s", error)
+        finally:
+            self._applied = before
+
+    def _prepare_host(self, config: NodeConfig, wanted: Desired) -> None:
+        is_gateway = config.node.role == "gateway"
+        values = dict(host.FORWARDING) if is_gateway and self._settings.gateway.forwarding else {}
+        if wanted.outside is not None:
+            values |= host.TUNNEL_DEFAULT
+        self._sysctls.set(values)
+        was = self._config is not None and self._masquerades(self._config)
+        if was != self._masquerades(config):
+            host.set_masquerade(self._interface, enabled=self._masquerades(config))
+
+    def _masquerades(self, config: NodeConfig) -> bool:
+        return config.node.role == "gateway" and self._settings.gateway.masquerade
+
+    def _coordinator_addresses(self) -> frozenset[Address]:
+        coordinator = self._settings.coordinator
+        return host.addresses_of(coordinator.url) if coordinator else frozenset()
+
+    # --- the local switches ---
+
+    def set_authz_mode(self, mode: AuthzMode) -> None:
+        """Without a gap: the belt holds only while the programs set the judged bit and judge."""
+        with self._lock:
+            if mode is AuthzMode.ENFORCE:
+                self._dp.set_authz_mode(mode)
+                belt.install(self._interface, self._marks)
+            else:
+                belt.remove(self._interface)
+                self._dp.set_authz_mode(mode)
+            self._mode = mode
+            self._look()
+
+    def set_logging(self, *, enabled: bool) -> None:
+        """Takes effect with the next packet."""
+        with self._lock:
+            self._dp.set_logging(enabled, self._settings.log_granularity)
+
+    # --- watching ---
+
+    def repair(self) -> None:
+        """Put back what somebody removed; log what it was."""
+        with self._lock:
+            if self._is_closed:
+                return
+            if not self._wg.is_alive():
+                self._rebuild()
+                self._look()
+                return
+            gone = [hook.word for hook, attached in self._dp.is_attached().items() if not attached]
+            if gone:
+                log.warning("the programs were removed from %s: attached again", ", ".join(gone))
+                self._dp.repair()
+            enforces = self._mode is AuthzMode.ENFORCE
+            if enforces and not belt.is_installed(self._interface):
+                log.warning("the belt was removed: installed again")
+                belt.install(self._interface, self._marks)
+            if self._config is not None and not self._links.is_up(self._interface):
+                log.warning("%s was taken down: up again", self._interface)
+                self._bring_up()
+                self.apply(self._config)
+            self._look()
+
+    def _rebuild(self) -> None:
+        log.warning("%s is gone: made again", self._interface)
+        self._wg.close()
+        self._wg.open()
+        self._configure()
+        self._handshakes.forget()
+        self._bring_up()
+        self._applied = None
+        if self._config is not None:
+            self.apply(self._config)
+
+    def hasten_handshakes(self) -> bool:
+        """Make late peers anew; is any first handshake still awaited?"""
+        with self._lock:
+            if self._applied is None or self._is_closed:
+                return False
+            peers = self._wg.state().peers
+            for peer in self._handshakes.late(
+                time.monotonic(), self._applied.peers.values(), peers
+            ):
+                log.debug("first handshake with %s is late: making it anew", peer.endpoint)
+                self._wg.remove_peer(peer.public_key)
+                self._wg.set_peer(peer, replace_allowed_ips=True)
+            return self._handshakes.is_waiting
+
+    # --- what others may know ---
+
+    @property
+    def config(self) -> NodeConfig | None:
+        """What is applied."""
+        return self._config
+
+    @property
+    def backend_kind(self) -> str:
+        """kernel or userspace."""
+        return self._wg.kind
+
+    @property
+    def health(self) -> Health:
+        """As of the last look: after each change, and every second."""
+        return self._health
+
+    def peers(self) -> Mapping[str, WgPeer]:
+        """The peers of the interface, read back."""
+        with self._lock:
+            return self._wg.state().peers
+
+    def _look(self) -> None:
+        found = 0
+        if self._config is not None and self._compiled is not None:
+            found = drift(self._config, self._compiled, self._wg.state(), self._dp.identities())
+        self._health = Health(
+            attached=self._dp.is_attached(),
+            belt_installed=belt.is_installed(self._interface),
+            drift=found,
+        )
+
+    def _observed(self) -> Observed:
+        wg: WgState = self._wg.state()
+        return Observed(
+            wg=wg,
+            addresses=self._links.addresses(self._interface),
+            routes=self._links.routes(self._interface),
+            outside=self._links.outside(),
+        )
+
+    @property
+    def _wg(self) -> Backend:
+        assert self._backend is not None, "open_interface comes first"
+        return self._backend
+
+    @property
+    def _dp(self) -> Datapath:
+        assert self._datapath is not None, "go_live comes first"
+        return self._datapath

@@ -1,0 +1,56 @@
+"""The UAPI text that wireguard-go answers with."""
+
+from __future__ import annotations
+
+import base64
+from ipaddress import ip_address
+
+from agent.keys import NodeKey
+from agent.wireguard.backend import Endpoint
+from agent.wireguard.userspace import parsed
+
+PRIVATE = bytes(range(32))
+PEER = bytes(range(1, 33))
+ANSWER = f"""private_key={PRIVATE.hex()}
+listen_port=51820
+fwmark=2676
+public_key={PEER.hex()}
+preshared_key={bytes(32).hex()}
+protocol_version=1
+endpoint=[2001:db8::1]:51820
+last_handshake_time_sec=10
+last_handshake_time_nsec=250000000
+tx_bytes=148
+rx_bytes=92
+persistent_keepalive_interval=25
+allowed_ip=10.0.0.1/32
+allowed_ip=fd00::1/128
+public_key={bytes(range(2, 34)).hex()}
+endpoint=192.0.2.7:1
+last_handshake_time_sec=0
+last_handshake_time_nsec=0
+errno=0"""
+
+
+def pairs(text: str) -> list[tuple[str, str]]:
+    return [(line.partition("=")[0], line.partition("=")[2]) for line in text.splitlines()]
+
+
+def test_an_answer_is_read_whole() -> None:
+    state = parsed(pairs(ANSWER))
+    assert state.public_key == NodeKey(PRIVATE).public_key
+    assert state.listen_port == 51820
+    first, second = state.peers.values()
+    assert list(state.peers)[0] == base64.b64encode(PEER).decode()
+    assert first.endpoint == Endpoint(address=ip_address("2001:db8::1"), port=51820)
+    assert str(first.endpoint) == "[2001:db8::1]:51820"
+    assert first.allowed_ips == {"10.0.0.1/32", "fd00::1/128"}
+    assert (first.keepalive_s, first.last_handshake_at) == (25, 10.25)
+    assert (first.rx_bytes, first.tx_bytes) == (92, 148)
+    assert second.endpoint == Endpoint(address=ip_address("192.0.2.7"), port=1)
+    assert second.allowed_ips == frozenset() and second.last_handshake_at == 0.0
+
+
+def test_a_device_without_a_key_has_no_public_key() -> None:
+    assert parsed(pairs("listen_port=0\nerrno=0")).public_key == ""
+    assert parsed(pairs(f"private_key={bytes(32).hex()}\nerrno=0")).public_key == ""
