@@ -38,12 +38,14 @@ main() {
     : >"$log"
     install_packages
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted_stamp)" ] && headers_are_there; then
+        compile_project
         return 0
     fi
     require_kernel
     install_headers
     make_venv
     install_project
+    compile_project
     require_bcc
     wanted_stamp >"$stamp.new"
     mv "$stamp.new" "$stamp"
@@ -195,8 +197,12 @@ site_packages() {
 
 install_project() {
     pip_install --no-deps --no-build-isolation --editable "$root"
-    # Where PYTHONDONTWRITEBYTECODE is set every start would compile the programs anew.
-    "$venv/bin/python" -m compileall -q "$root"/{ztlab,agent,coordinator} || true
+}
+
+# A lab starts a program per node: where PYTHONDONTWRITEBYTECODE is set, each would be compiled
+# anew each time. What does not compile is for the programs themselves to say.
+compile_project() {
+    "$venv/bin/python" -I -m compileall -q "$root"/{ztlab,agent,coordinator} >>"$log" 2>&1 || true
 }
 
 require_bcc() {
