@@ -20,10 +20,10 @@ log="$root/build/setup.log"
 
 packages=(
     python3-venv python3-bpfcc                   # the interpreter's venv; bcc
-    wireguard-go wireguard-tools                 # where the kernel has no WireGuard; wg(8)
-    iproute2 nftables iputils-ping iperf3 procps # what the lab and its steps run
+    wireguard-go wireguard-tools                 # where the kernel has no WireGuard, and wg
+    iproute2 nftables iputils-ping iperf3 procps # what labs and their steps run
     clang llvm libbpf-dev bpftool                # the data plane as a compiled object
-    curl netcat-openbsd                          # what the README tells to try
+    curl netcat-openbsd tcpdump                  # what a person wants on a node
     kmod make git shellcheck
 )
 
