@@ -108,7 +108,7 @@ class Record(ctypes.Structure):
     """A structure that compares and hashes as its bytes, as a hash map does."""
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and bytes(self) == bytes(other)  # type: ignore[call-overload]
+        return type(self) is type(other) and bytes(self) == bytes(other)
 
     def __hash__(self) -> int:
         return hash(bytes(self))

@@ -8,7 +8,8 @@
 #include "zt_passage.h"
 
 /* zt_config: the local switches and the policy word (enum zt_config_word).
- *   writer  agent; the kernel only reads
+ *   writer  agent, through a shared mapping: one store per word, where a system call would copy
+ *           bytes; the kernel only reads
  *
  * zt_ids, zt_nets: whose is this address? Exact first, then the longest prefix.
  *   writer  agent; the kernel only reads
@@ -36,7 +37,7 @@
 
 #ifdef ZT_BCC
 
-BPF_ARRAY(zt_config, __u64, ZT_CONFIG_WORDS);
+BPF_F_TABLE("array", __u32, __u64, zt_config, ZT_CONFIG_WORDS, BPF_F_MMAPABLE);
 BPF_F_TABLE("hash", struct zt_id_key, struct zt_identity, zt_ids, ZT_MAX_IDS, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("lpm_trie", struct zt_net_key, struct zt_identity, zt_nets, ZT_MAX_NETS,
 	    BPF_F_NO_PREALLOC);
@@ -123,6 +124,7 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 	__uint(max_entries, ZT_CONFIG_WORDS);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } zt_config SEC(".maps");
 
 struct {

@@ -107,7 +107,7 @@ static __always_inline bool zt_open_flow(struct zt_passage *passage, __u64 judge
 
 static __always_inline void zt_observe(struct zt_passage *passage, struct zt_flow *flow)
 {
-	passage->judged = zt_judgement(ZT_OBSERVED, 0);
+	passage->judged = zt_judgement(flow ? ZT_ESTABLISHED : ZT_OBSERVED, 0);
 	if (flow)
 		zt_flow_touch(flow, passage);
 	else if (passage->may_open)

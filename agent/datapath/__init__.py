@@ -1,1 +1,1 @@
-"""The data plane proper: compile policy to map entries, load and attach programs, fill their maps."""
+"""The data plane proper: policy as map entries, programs loaded and attached, their maps filled."""

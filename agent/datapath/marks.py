@@ -47,7 +47,7 @@ class MarkLayout:
 
     def fits(self, tag: int) -> bool:
         """Can TAG be written in the field?"""
-        return 0 <= tag < 2**self.tag_bits
+        return 0 <= tag < 1 << self.tag_bits
 
     def mark(self, tag: int) -> int:
         """The bits of a judged packet whose source has TAG."""

@@ -1,0 +1,329 @@
+"""The data plane of one interface: programs, their maps, their events.
+
+A change has three phases, in this order: `remove_identities`, then (peers removed) `apply_policy`,
+then `put_identities`, then (peers added). Each compares with what the maps hold, so each may be
+repeated, and each that changed anything raises the epoch *after* it: a packet that reads the new
+epoch sees the change, and every flow judged before is judged again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import threading
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from agent import abi
+from agent.abi import ConfigWord, IPNetwork, LogCounter, Logging, PolicyFlag, StatsKey
+from agent.datapath import attach as filters
+from agent.datapath import encode
+from agent.datapath.events import DatapathEvent, EventRing, boot_time_ns, decode
+from agent.datapath.limits import Limits
+from agent.datapath.loader import Loaded, load_with_bcc
+from agent.datapath.maps import BpfMap, SharedWords
+from agent.datapath.marks import MarkLayout
+from agent.datapath.state import DatapathState, IdentityEntry
+from ztlab.errors import HostUnfit, ZtError
+from ztlab.model.verdict import AuthzMode, Hook, Verdict
+
+_PER_CPU = frozenset({"zt_stats", "zt_log"})
+_GENERATIONS_KEPT = 64
+_SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counter:
+    """Packets and bytes since the programs were loaded.
+
+    tag      of the far end for what went on (ingress: the source, egress: the destination); always
+             of the source for what was dropped; 0: nobody's
+    packets  as on the wire: a GSO packet counts as its segments
+    bytes    of these packets, from the IP header on
+    """
+
+    tag: int
+    hook: Hook
+    verdict: Verdict
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogCounters:
+    """Events since the programs were loaded: put into the ring, and lost because it was full."""
+
+    emitted: int
+    ring_full: int
+
+
+class Datapath:
+    """Programs in the kernel and the maps they read. In enforce, with logging off, until told."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        """Use `load`. Takes over LOADED, whose maps are fresh."""
+        self._loaded = loaded
+        self._interface: str | None = None
+        # Held while the policy word is read and written: the local switches are another thread's.
+        self._changing = threading.RLock()
+        self._maps = {
+            name: BpfMap.open(name, loaded.maps[name], per_cpu=name in _PER_CPU)
+            for name in abi.MAPS
+        }
+        _require_sizes(self._maps)
+        self._config = SharedWords(loaded.maps["zt_config"], len(ConfigWord))
+        ring = BpfMap.open(abi.RING, loaded.maps[abi.RING])
+        self._ring = EventRing(ring.fd, ring.max_entries)
+        # (first epoch, rule ids): which rules an event's epoch means.
+        self._generations: list[tuple[int, tuple[str, ...]]] = [(0, ())]
+        self._undecodable = 0
+        self._config[ConfigWord.POLICY] = 1 << abi.EPOCH_SHIFT
+        self._config[ConfigWord.MODE] = AuthzMode.ENFORCE
+
+    @classmethod
+    def load(
+        cls, *, marks: MarkLayout, limits: Limits, l3_offset: int = 0, loader: str = "auto"
+    ) -> Datapath:
+        """Compile and load the programs; no interface is needed yet.
+
+        l3_offset  where the IP header begins in a packet: 0 on WireGuard, 14 under a test run
+        loader     auto | bcc; HostUnfit for one that is not there, and without root, headers or bcc
+        """
+        if loader not in ("auto", "bcc"):
+            raise HostUnfit(
+                f"no loader {loader!r} in this version", hint='set loader = "auto" or "bcc"'
+            )
+        loaded = load_with_bcc(marks=marks, limits=limits, l3_offset=l3_offset)
+        try:
+            return cls(loaded)
+        except BaseException:
+            loaded.close()
+            raise
+
+    @property
+    def loader(self) -> str:
+        """Who loaded it: bcc."""
+        return self._loaded.loader
+
+    @property
+    def programs(self) -> Mapping[Hook, int]:
+        """The programs' file descriptors."""
+        return self._loaded.programs
+
+    # --- on the interface ---
+
+    def attach(self, interface: str) -> None:
+        """Attach both programs, atomically in place of an older version of ours."""
+        filters.attach(interface, self.programs)
+        self._interface = interface
+
+    def detach(self) -> None:
+        """Take the programs off the interface; nothing happens where they are not."""
+        if self._interface is not None:
+            filters.detach(self._interface)
+            self._interface = None
+
+    def is_attached(self) -> dict[Hook, bool]:
+        """At which hooks exactly these programs run."""
+        if self._interface is None:
+            return dict.fromkeys(Hook, False)
+        return filters.attached(self._interface, self.programs)
+
+    def repair(self) -> tuple[Hook, ...]:
+        """Attach again what somebody took off; the hooks where that was needed."""
+        if self._interface is None:
+            return ()
+        missing = tuple(hook for hook, is_there in self.is_attached().items() if not is_there)
+        if missing:
+            filters.attach(self._interface, {hook: self.programs[hook] for hook in missing})
+        return missing
+
+    # --- the three phases of a change ---
+
+    def remove_identities(self, desired: DatapathState) -> bool:
+        """Delete every prefix that DESIRED does not have; True where there was one."""
+        changed = False
+        wanted = encode.identity_entries(desired)
+        for name, entries in zip(("zt_ids", "zt_nets"), wanted, strict=True):
+            gone = self._maps[name].items().keys() - entries.keys()
+            self._maps[name].delete(gone)
+            changed |= bool(gone)
+        if changed:
+            self._raise_epoch()
+        return changed
+
+    def apply_policy(self, desired: DatapathState) -> bool:
+        """Put DESIRED's policy in force in one step; True where it was not so already.
+
+        It is written beside the one in force; one 8-byte store then switches slot, flags and epoch.
+        """
+        word = self._config[ConfigWord.POLICY]
+        slot = word & PolicyFlag.SLOT
+        policy, pairs = self._maps["zt_policy"], self._maps["zt_pairs"]
+        held = policy.items(), pairs.items()
+        is_same = (
+            encode.in_slot(*held, slot) == encode.policy_entries(desired, slot)
+            and word & ~PolicyFlag.SLOT & 0xFF == encode.policy_flags(desired)
+            and self._generations[-1][1] == desired.rules
+        )
+        if is_same:
+            return False
+        other = slot ^ PolicyFlag.SLOT
+        for bpf_map, stale, fresh in zip(
+            (policy, pairs),
+            encode.in_slot(*held, other),
+            encode.policy_entries(desired, other),
+            strict=True,
+        ):
+            bpf_map.delete(stale)
+            bpf_map.put(fresh)
+        with self._changing:
+            epoch = self._next_epoch()
+            self._generations.append((epoch, desired.rules))
+            del self._generations[:-_GENERATIONS_KEPT]
+            flags = encode.policy_flags(desired) | other
+            self._config[ConfigWord.POLICY] = epoch << abi.EPOCH_SHIFT | flags
+        # A packet may still be reading the old slot. Where that cannot be waited for, the next
+        # change deletes it.
+        if _wait_for_programs():
+            for bpf_map, old in zip((policy, pairs), encode.in_slot(*held, slot), strict=True):
+                bpf_map.delete(old)
+        return True
+
+    def put_identities(self, desired: DatapathState) -> bool:
+        """Write every prefix that is missing or means something else; True where there was one."""
+        changed = self._config[ConfigWord.SELF] != desired.self_tag
+        self._config[ConfigWord.SELF] = desired.self_tag
+        wanted = encode.identity_entries(desired)
+        for name, entries in zip(("zt_ids", "zt_nets"), wanted, strict=True):
+            held = self._maps[name].items()
+            fresh = {key: value for key, value in entries.items() if held.get(key) != value}
+            self._maps[name].put(fresh)
+            changed |= bool(fresh)
+        if changed:
+            self._raise_epoch()
+        return changed
+
+    def identities(self) -> dict[IPNetwork, IdentityEntry]:
+        """What the identity maps hold now."""
+        return encode.read_identities(self._maps["zt_ids"].items(), self._maps["zt_nets"].items())
+
+    # --- the local switches ---
+
+    @property
+    def authz_mode(self) -> AuthzMode:
+        """What the programs do now."""
+        return AuthzMode(self._config[ConfigWord.MODE])
+
+    def set_authz_mode(self, mode: AuthzMode) -> None:
+        """Switch; to enforce the epoch rises first, so that no flow passes unjudged."""
+        with self._changing:
+            if mode is AuthzMode.ENFORCE and self.authz_mode is AuthzMode.OBSERVE:
+                self._raise_epoch()
+            self._config[ConfigWord.MODE] = mode
+
+    def set_logging(self, enabled: bool, granularity: Literal["flow", "packet"] = "flow") -> None:
+        """Emit events or none; for each flow's first packet and each denial, or for each packet."""
+        level = Logging[granularity.upper()] if enabled else Logging.OFF
+        self._config[ConfigWord.LOGGING] = level
+
+    @property
+    def epoch(self) -> int:
+        """The number that flows are judged in, 1 .. 2^32-1; it rises with every change."""
+        return self._config[ConfigWord.POLICY] >> abi.EPOCH_SHIFT
+
+    # --- what happened ---
+
+    def counters(self) -> list[Counter]:
+        """Every counter that ever counted."""
+        result = []
+        for data, (packets, size) in self._maps["zt_stats"].sums().items():
+            key = StatsKey.from_buffer_copy(data)
+            result.append(
+                Counter(
+                    tag=key.tag,
+                    hook=Hook(key.hook),
+                    verdict=Verdict(key.verdict),
+                    packets=packets,
+                    bytes=size,
+                )
+            )
+        return result
+
+    def log_counters(self) -> LogCounters:
+        """What became of events in the kernel."""
+        words = self._maps["zt_log"].words()
+        return LogCounters(emitted=words[LogCounter.EMITTED], ring_full=words[LogCounter.RING_FULL])
+
+    def uncounted_packets(self) -> int:
+        """Packets for whose identity, hook and verdict `counters` had no room left."""
+        return self._maps["zt_log"].words()[LogCounter.UNCOUNTED]
+
+    def flow_count(self) -> int:
+        """Entries in the flow table, those that timed out and were not reused included."""
+        return self._maps["zt_flows"].count()
+
+    def read_events(self, timeout_ms: int) -> list[DatapathEvent]:
+        """The events that are there, in order; waits up to TIMEOUT_MS for the first. One reader."""
+        events = []
+        boot_ns = boot_time_ns()
+        for record in self._ring.read(timeout_ms):
+            try:
+                events.append(decode(record, boot_ns=boot_ns, rule_name=self._rule_name))
+            except ValueError:
+                self._undecodable += 1
+        return events
+
+    @property
+    def undecodable_events(self) -> int:
+        """Records that `read_events` could not make sense of."""
+        return self._undecodable
+
+    def close(self) -> None:
+        """Let go of maps and programs. Attached programs stay in force, with their maps."""
+        self._ring.close()
+        self._config.close()
+        self._loaded.close()
+
+    # --- within ---
+
+    def _next_epoch(self) -> int:
+        return self.epoch % abi.EPOCH_MAX + 1
+
+    def _raise_epoch(self) -> None:
+        with self._changing:
+            flags = self._config[ConfigWord.POLICY] & 0xFF
+            self._config[ConfigWord.POLICY] = self._next_epoch() << abi.EPOCH_SHIFT | flags
+
+    def _rule_name(self, epoch: int, rule: int) -> str | None:
+        """The id of the rule that was RULE (index + 1) in EPOCH."""
+        at = bisect_right(self._generations, epoch, key=lambda generation: generation[0]) - 1
+        rules = self._generations[max(at, 0)][1]
+        return rules[rule - 1] if rule <= len(rules) else None
+
+
+def _require_sizes(maps: Mapping[str, BpfMap]) -> None:
+    """The loaded maps are agent/abi.py's, else nothing in them would mean what we write."""
+    for name, (key, value) in abi.MAPS.items():
+        found = maps[name].key_size, maps[name].value_size
+        wanted = ctypes.sizeof(key), ctypes.sizeof(value)
+        if found != wanted:
+            raise ZtError(
+                f"map {name} has keys and values of {found} bytes, agent/abi.py says {wanted}",
+                hint="the programs and the agent are of different versions: reinstall the agent",
+            )
+
+
+def _wait_for_programs() -> bool:
+    """Wait until every program that runs now has ended; False where the kernel cannot tell.
+
+    MEMBARRIER_CMD_GLOBAL is synchronize_rcu() (kernel/sched/membarrier.c), and programs run inside
+    an RCU read section. A kernel with nohz_full refuses it.
+    """
+    number = _SYS_MEMBARRIER.get(platform.machine())
+    if number is None:
+        return False
+    global_command = 1
+    return int(ctypes.CDLL(None).syscall(number, global_command, 0, 0)) == 0

@@ -1,0 +1,106 @@
+"""A desired state as the bytes of map entries, and back."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import ip_network
+
+from agent.abi import (
+    Identity,
+    IdKey,
+    IPNetwork,
+    Kind,
+    NetKey,
+    PairKey,
+    PolicyFlag,
+    PolicyKey,
+    PolicyValue,
+    pack_address,
+    unpack_address,
+)
+from agent.datapath.state import DatapathState, IdentityEntry
+
+_FAMILY_BITS = 32
+
+Entries = dict[bytes, bytes]
+
+
+def identity_entries(state: DatapathState) -> tuple[Entries, Entries]:
+    """What zt_ids and zt_nets should hold."""
+    ids: Entries = {}
+    nets: Entries = {}
+    for network, entry in state.identities.items():
+        value = bytes(Identity(tag=entry.tag, kind=entry.kind))
+        address = pack_address(network.network_address)
+        if network.prefixlen == network.max_prefixlen:
+            ids[bytes(IdKey(network.version, (*address,)))] = value
+        else:
+            bits = _FAMILY_BITS + network.prefixlen
+            nets[bytes(NetKey(bits, network.version, (*address,)))] = value
+    return ids, nets
+
+
+def read_identities(ids: Entries, nets: Entries) -> dict[IPNetwork, IdentityEntry]:
+    """What zt_ids and zt_nets hold, in words."""
+    found: dict[IPNetwork, IdentityEntry] = {}
+    for data, value in ids.items():
+        key = IdKey.from_buffer_copy(data)
+        found[_network(key.family, bytes(key.address), None)] = _entry(value)
+    for data, value in nets.items():
+        net = NetKey.from_buffer_copy(data)
+        length = net.prefix_bits - _FAMILY_BITS
+        found[_network(net.family, bytes(net.address), length)] = _entry(value)
+    return found
+
+
+def _network(family: int, address: bytes, length: int | None) -> IPNetwork:
+    plain = unpack_address(family, address)
+    if plain is None:
+        raise ValueError(f"an identity map holds an address of family {family}")
+    return ip_network((plain, plain.max_prefixlen if length is None else length))
+
+
+def _entry(value: bytes) -> IdentityEntry:
+    identity = Identity.from_buffer_copy(value)
+    return IdentityEntry(identity.tag, Kind(identity.kind))
+
+
+def policy_entries(state: DatapathState, slot: int) -> tuple[Entries, Entries]:
+    """What SLOT of zt_policy and of zt_pairs should hold."""
+    policy = {
+        bytes(
+            PolicyKey(
+                source=match.source,
+                destination=match.destination,
+                port=match.port,
+                protocol=match.protocol,
+                port_bits=match.port_bits,
+                slot=slot,
+            )
+        ): bytes(PolicyValue(rule=outcome.rule, action=outcome.action))
+        for match, outcome in state.policy.items()
+    }
+    pairs = {
+        bytes(PairKey(source, destination, slot)): struct.pack("=I", shapes)
+        for (source, destination), shapes in state.pairs.items()
+    }
+    return policy, pairs
+
+
+def in_slot(policy: Entries, pairs: Entries, slot: int) -> tuple[Entries, Entries]:
+    """Of what zt_policy and zt_pairs hold, that of SLOT."""
+    policy_at, pairs_at = PolicyKey.slot.offset, PairKey.slot.offset
+    return (
+        {key: value for key, value in policy.items() if key[policy_at] == slot},
+        {key: value for key, value in pairs.items() if key[pairs_at] == slot},
+    )
+
+
+def policy_flags(state: DatapathState) -> PolicyFlag:
+    """The flags of the policy word, without the slot."""
+    flags = PolicyFlag(0)
+    if state.default_allow:
+        flags |= PolicyFlag.DEFAULT_ALLOW
+    if state.is_client:
+        flags |= PolicyFlag.CLIENT
+    return flags

@@ -1,0 +1,35 @@
+"""How much the maps hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Sizes of the maps, fixed when the programs are loaded. Only flows, statistics and the ring
+    take their memory at once (about 210 bytes a flow); the others as they fill.
+
+    ids         addresses of nodes: prefixes of full length
+    nets        all other prefixes
+    policy      compiled policy entries of one policy; a change needs twice as many for a moment
+    pairs       pairs of identities that these entries speak of
+    flows       conversations; beyond that the least recently used is forgotten
+    stats       counters: identities times hooks times verdicts that occurred
+    ring_pages  pages of the event ring, a power of two
+    """
+
+    ids: int = 16384
+    nets: int = 16384
+    policy: int = 131072
+    pairs: int = 32768
+    flows: int = 65536
+    stats: int = 16384
+    ring_pages: int = 256
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if getattr(self, name) < 1:
+                raise ValueError(f"want a positive limit for {name}, got {getattr(self, name)}")
+        if self.ring_pages & (self.ring_pages - 1):
+            raise ValueError(f"want a power of two of ring pages, got {self.ring_pages}")

@@ -1,0 +1,197 @@
+"""Maps by their file descriptors, through libbpf: read, written and deleted in batches.
+
+Keys and values are bytes here; agent/abi.py says what they mean. libbpf.so.1 is there wherever
+iproute2 is, which depends on it. Its functions answer a negative errno.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import struct
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from ztlab.errors import HostUnfit, ZtError
+
+_BATCH = 4096
+
+
+def _libbpf() -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL("libbpf.so.1")
+    except OSError as error:
+        hint = "apt-get install libbpf1 (iproute2 brings it)"
+        raise HostUnfit(f"cannot load libbpf: {error}", hint=hint) from error
+
+
+class _MapInfo(ctypes.Structure):
+    """The beginning of the kernel's struct bpf_map_info; it fills as much as it is asked for."""
+
+    _fields_ = [
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("name", ctypes.c_char * 16),
+    ]
+
+
+def _object_info(fd: int, info: ctypes.Structure) -> None:
+    size = ctypes.c_uint32(ctypes.sizeof(info))
+    _check(_libbpf().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "an fd")
+
+
+def _check(result: int, name: str) -> None:
+    if result < 0:
+        raise OSError(-result, f"{os.strerror(-result)}: {name}")
+
+
+def program_id(fd: int) -> int:
+    """The kernel's number for a loaded program."""
+
+    class ProgramInfo(ctypes.Structure):
+        _fields_ = [("type", ctypes.c_uint32), ("id", ctypes.c_uint32)]
+
+    info = ProgramInfo()
+    _object_info(fd, info)
+    return int(info.id)
+
+
+@dataclass(frozen=True, slots=True)
+class BpfMap:
+    """One map: hash, LRU hash, trie, or their per-CPU kind.
+
+    fd           owned by whoever loaded it
+    key_size, value_size  bytes; value_size is one CPU's
+    cpus         0: one value for all; else how many values an entry has, one per possible CPU
+    """
+
+    name: str
+    fd: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    cpus: int = 0
+
+    @classmethod
+    def open(cls, name: str, fd: int, *, per_cpu: bool = False) -> BpfMap:
+        """The map behind FD, with the sizes the kernel knows."""
+        info = _MapInfo()
+        _object_info(fd, info)
+        cpus = _libbpf().libbpf_num_possible_cpus() if per_cpu else 0
+        return cls(name, fd, info.key_size, info.value_size, info.max_entries, cpus)
+
+    @property
+    def _stride(self) -> int:
+        """Bytes of one entry's value or values as the kernel hands them out."""
+        return (self.value_size + 7) // 8 * 8 * self.cpus if self.cpus else self.value_size
+
+    def items(self) -> dict[bytes, bytes]:
+        """Every entry. One that changes meanwhile is there once, or not at all, in its old or its
+        new form; others are not affected."""
+        entries: dict[bytes, bytes] = {}
+        for count, keys, values in self._batches():
+            k, v = self.key_size, self._stride
+            for i in range(count):
+                entries[keys[i * k : (i + 1) * k]] = values[i * v : (i + 1) * v]
+        return entries
+
+    def count(self) -> int:
+        """How many entries there are."""
+        return sum(count for count, _, _ in self._batches())
+
+    def _batches(self) -> Iterator[tuple[int, bytes, bytes]]:
+        lib = _libbpf()
+        token = ctypes.create_string_buffer(max(self.key_size, 8))
+        start, size = None, _BATCH
+        while True:
+            keys = ctypes.create_string_buffer(size * self.key_size)
+            values = ctypes.create_string_buffer(size * self._stride)
+            count = ctypes.c_uint32(size)
+            result = lib.bpf_map_lookup_batch(
+                self.fd, start, token, keys, values, ctypes.byref(count), None
+            )
+            if result == -errno.ENOSPC:  # one bucket holds more than this
+                size *= 2
+                continue
+            if result != -errno.ENOENT:
+                _check(result, self.name)
+            if count.value:
+                yield count.value, keys.raw, values.raw
+            if result:
+                return
+            start = token
+
+    def put(self, entries: Mapping[bytes, bytes]) -> None:
+        """Write ENTRIES over what is there; the rest stays. ZtError where there is no room."""
+        lib, items = _libbpf(), list(entries.items())
+        for i in range(0, len(items), _BATCH):
+            part = items[i : i + _BATCH]
+            count = ctypes.c_uint32(len(part))
+            keys = b"".join(key for key, _ in part)
+            values = b"".join(value for _, value in part)
+            result = lib.bpf_map_update_batch(self.fd, keys, values, ctypes.byref(count), None)
+            if result in (-errno.E2BIG, -errno.ENOSPC):
+                raise ZtError(f"map {self.name} is full: it holds {self.max_entries} entries")
+            _check(result, self.name)
+
+    def delete(self, keys: Collection[bytes]) -> None:
+        """Delete KEYS; one that is not there is not missed."""
+        lib, rest = _libbpf(), list(keys)
+        while rest:
+            part = rest[:_BATCH]
+            count = ctypes.c_uint32(len(part))
+            result = lib.bpf_map_delete_batch(self.fd, b"".join(part), ctypes.byref(count), None)
+            if result == -errno.ENOENT:
+                del rest[: count.value + 1]
+                continue
+            _check(result, self.name)
+            del rest[: len(part)]
+
+    def sums(self) -> dict[bytes, tuple[int, ...]]:
+        """Every entry of a per-CPU map of 64-bit counters, each counter summed over the CPUs."""
+        words = self._stride // self.cpus // 8
+        layout = struct.Struct(f"={words * self.cpus}Q")
+        return {
+            key: tuple(sum(layout.unpack(value)[i::words]) for i in range(words))
+            for key, value in self.items().items()
+        }
+
+    def words(self) -> list[int]:
+        """A per-CPU array of single 64-bit counters, each summed over the CPUs."""
+        lib, values = _libbpf(), []
+        buffer = (ctypes.c_uint64 * self.cpus)()
+        for index in range(self.max_entries):
+            key = ctypes.c_uint32(index)
+            _check(lib.bpf_map_lookup_elem(self.fd, ctypes.byref(key), buffer), self.name)
+            values.append(sum(buffer))
+        return values
+
+
+class SharedWords:
+    """An array of 64-bit words that the programs read, mapped into this process.
+
+    A word is written in one aligned store: a program sees the old or the new one, never a mix.
+    """
+
+    def __init__(self, fd: int, count: int) -> None:
+        self._pages: mmap.mmap | None = mmap.mmap(fd, mmap.PAGESIZE)
+        self._words = (ctypes.c_uint64 * count).from_buffer(self._pages)
+
+    def __getitem__(self, index: int) -> int:
+        return self._words[index]
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._words[index] = value
+
+    def close(self) -> None:
+        """Unmap; the words keep their values in the kernel."""
+        if self._pages is not None:
+            del self._words
+            self._pages.close()
+            self._pages = None
