@@ -48,7 +48,7 @@ def up_command(
     """
     require_root()
     from ztlab.lab import build
-    from ztlab.scenario.load import load
+    from ztlab.scenario import load
 
     began = time.monotonic()
     plan = load(file).plan(name)

@@ -14,7 +14,7 @@ from ztlab.client.admin import AdminClient
 from ztlab.errors import DeadlineExceeded, Refused, Unreachable, ZtError
 from ztlab.lab import execute, files, reach, ready, state, teardown
 from ztlab.lab.addressing import Cable, cables
-from ztlab.lab.control import admin_client, enrolling, hand_out_keys, owner_token_path
+from ztlab.lab.control import admin_client, admit, enrolling, owner_token_path
 from ztlab.lab.draft import draft
 from ztlab.lab.lab import Lab, require_root
 from ztlab.lab.links import lay_cables
@@ -212,8 +212,7 @@ def _bring_together(
             time.sleep(0.01)
         admin = served.result()
     with building.phase("policy and keys"):
-        admin.put_document(plan.document)
-        hand_out_keys(lab, admin, nodes)
+        admit(lab, admin, plan)
     with building.phase("agents"):
         report = _reporter(building, "agents")
         ready.wait_for_network(admin, len(nodes), daemons, building.deadline, report)

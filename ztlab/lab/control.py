@@ -28,12 +28,30 @@ def admin_client(lab: Lab) -> AdminClient:
     return AdminClient(lab.record.coordinator_url, authority, token, lab.coordinator_socket)
 
 
-def hand_out_keys(lab: Lab, admin: AdminClient, nodes: Iterable[NodePlan]) -> None:
-    """One setup key for each node, written where its agent waits for it."""
+def admit(lab: Lab, admin: AdminClient, plan: LabPlan) -> None:
+    """Give the coordinator the plan's document, and each node the setup key its agent waits for.
+
+    A key may name an identity, and a resource a gateway that only a key speaks of yet: identities,
+    keys, document, in this order. No node enrols before the policy is there.
+    """
+    if plan.document.get("resources"):
+        admin.put_document({"identities": plan.document.get("identities", [])})
+        keys = _make_keys(admin, enrolling(plan))
+        admin.put_document(plan.document)
+    else:
+        admin.put_document(plan.document)
+        keys = _make_keys(admin, enrolling(plan))
+    for node, key in keys.items():
+        files.write_setup_key(state.node_dir(lab.name, node) / "setup-key", key)
+
+
+def _make_keys(admin: AdminClient, nodes: Iterable[NodePlan]) -> dict[str, str]:
+    keys = {}
     for node in nodes:
         made = admin.create_setup_key(name=node.name, role=node.role, identity=node.identity)
         assert made.key is not None
-        files.write_setup_key(state.node_dir(lab.name, node.name) / "setup-key", made.key)
+        keys[node.name] = made.key
+    return keys
 
 
 def enrolling(plan: LabPlan) -> tuple[NodePlan, ...]:

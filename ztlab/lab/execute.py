@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from ztlab.errors import HostUnfit, NotFound, ZtError
 from ztlab.lab.namespaces import EVERYTHING, call_inside
 from ztlab.lab.state import LabRecord, NodeRecord
 
+_LEASH = ("setpriv", "--pdeathsig", "KILL", "--")
 _KEPT_PREFIXES = ("ZT_", "BCC_", "LC_")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -70,27 +73,30 @@ def popen(
     def start() -> subprocess.Popen[Any]:
         if shutil.which(argv[0], path=environment["PATH"]) is None:
             raise NotFound(f"{node.name}: no command {argv[0]!r}")
-        command = ["setpriv", "--pdeathsig", "KILL", "--", *argv]
-        return subprocess.Popen(command, env=environment, **streams)
+        return subprocess.Popen([*_LEASH, *argv], env=environment, **streams)
 
-    def stay(process: subprocess.Popen[Any]) -> None:
-        # For the kernel, the parent whose death ends the child is the *thread* that started it.
+    process = call_inside(record, node, start, kinds=EVERYTHING, cwd=os.getcwd(), linger=_stay)
+    _wait_for_leash(process.pid)
+    return process
+
+
+def _stay(process: subprocess.Popen[Any]) -> None:
+    """Keep this thread until PROCESS ends: for the kernel, the parent whose death ends a child is
+    the *thread* that started it. Then collect it: a zombie would hold up the lab's end."""
+    try:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        process.poll()  # collect it: a zombie would keep the lab's PID namespace from ending
-
-    return call_inside(
-        record, node, start, kinds=EVERYTHING, cwd=os.getcwd(), linger=_unless_collected(stay)
-    )
+    except ChildProcessError:
+        return  # the caller's own wait() was first
+    process.poll()
 
 
-def _unless_collected(stay: Any) -> Any:
-    def guarded(process: subprocess.Popen[Any]) -> None:
-        try:
-            stay(process)
-        except ChildProcessError:
-            return  # the caller's own wait() was first
-
-    return guarded
+def _wait_for_leash(pid: int) -> None:
+    """Return once setpriv has become the program: from then on PID dies with us, kill -9 or not."""
+    path = Path(f"/proc/{pid}/cmdline")
+    prefix = b"\0".join(word.encode() for word in _LEASH) + b"\0"
+    with contextlib.suppress(OSError):  # it has ended, and was collected
+        while path.read_bytes().startswith(prefix):
+            time.sleep(0.0005)
 
 
 def run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
@@ -203,6 +202,8 @@ class Lab:
 
     def http_get(self, node: str, url: str, *, timeout_s: float = 5.0) -> str:
         """The body at http:// URL as NODE reads it; Unreachable if it does not answer 200."""
+        import http.client  # brings TLS along, which `exec` does without
+
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 80
         connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
