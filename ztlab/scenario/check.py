@@ -6,8 +6,8 @@ names are right. Both yield lines of "path: what is wrong".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -16,7 +16,7 @@ from ztlab.model.codec import did_you_mean
 from ztlab.model.identity import RESERVED_NAMES, UNKNOWN, WORLD
 from ztlab.model.policy import Policy, Rule, check_name, dangling_names
 from ztlab.scenario import sense
-from ztlab.scenario.model import Scenario, check_label
+from ztlab.scenario.model import PolicySpec, Scenario, check_label, check_prefix, parse_listener
 from ztlab.scenario.steps import Forge, PolicyChange, Probe, RunCommand, SetLocal, Stream, Transfer
 
 
@@ -83,7 +83,8 @@ class Names:
 
 
 def name_faults(scenario: Scenario, names: Names) -> Iterator[str]:
-    """Every name in SCENARIO that nobody has, or that two things have."""
+    """Every name in SCENARIO that nobody has or two things have, every list item that is wrong."""
+    yield from _items(scenario)
     yield from _own_names(scenario, names)
     yield from _places(scenario, names)
     yield from _policy_names(scenario, names)
@@ -122,6 +123,25 @@ def _own_names(scenario: Scenario, names: Names) -> Iterator[str]:
             yield f"nodes.{node}.identity: {spec.identity!r} means something else already"
 
 
+def _items(scenario: Scenario) -> Iterator[str]:
+    """Listeners and prefixes, one by one."""
+    for node, spec in scenario.nodes.items():
+        yield from _each(f"nodes.{node}.listen", spec.listen, parse_listener)
+    for lan, segment in scenario.lans.items():
+        yield from _each(f"lans.{lan}.prefixes", segment.prefixes, check_prefix)
+    for resource, spec_ in scenario.resources.items():
+        yield from _each(f"resources.{resource}.via", spec_.via, check_prefix)
+    yield from _each("pools", scenario.pools, check_prefix)
+
+
+def _each(path: str, items: Iterable[str], check: Callable[[str], object]) -> Iterator[str]:
+    for i, item in enumerate(items):
+        try:
+            check(item)
+        except ValueError as error:
+            yield f"{path}[{i}]: {error}"
+
+
 def _name_fault(path: str, name: str) -> Iterator[str]:
     if name in RESERVED_NAMES:
         yield f"{path}: {name!r} means something else already"
@@ -147,22 +167,24 @@ def _places(scenario: Scenario, names: Names) -> Iterator[str]:
 
 
 def _policy_names(scenario: Scenario, names: Names) -> Iterator[str]:
-    policy = Policy(
-        rules=scenario.policy.rules, groups=scenario.groups, tests=scenario.policy.tests
-    )
-    known = frozenset(names.identities) | names.resources
-    for fault in dangling_names(policy, known):
-        yield fault if fault.startswith("groups.") else f"policy.{fault}"
-    yield from _double_ids("policy", scenario.policy.rules)
+    yield from _written("policy", scenario.policy, scenario, names)
     for i, step in enumerate(scenario.steps):
         if step.policy is not None:
-            change = Policy(
-                rules=step.policy.rules, groups=scenario.groups, tests=step.policy.tests
-            )
-            for fault in dangling_names(change, known):
-                if not fault.startswith("groups."):
-                    yield f"steps[{i}].policy.{fault}"
-            yield from _double_ids(f"steps[{i}].policy", step.policy.rules)
+            for fault in _written(f"steps[{i}].policy", step.policy, scenario, names):
+                if not fault.startswith("groups."):  # said once already
+                    yield fault
+
+
+def _written(
+    path: str, part: PolicySpec | PolicyChange, scenario: Scenario, names: Names
+) -> Iterator[str]:
+    """Dangling names and double ids in one policy as written at PATH."""
+    yield from _double_ids(path, part.rules)
+    # A Policy refuses double ids; which of two rules dangles can still be said.
+    rules = [replace(rule, id=str(i)) for i, rule in enumerate(part.rules)]
+    policy = Policy(rules=tuple(rules), groups=scenario.groups, tests=part.tests)
+    for fault in dangling_names(policy, frozenset(names.identities) | names.resources):
+        yield fault if fault.startswith("groups.") else f"{path}.{fault}"
 
 
 def _double_ids(path: str, rules: Iterable[Rule]) -> Iterator[str]:

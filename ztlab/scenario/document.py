@@ -14,6 +14,7 @@ import yaml
 from ztlab.errors import SchemaError
 
 _MERGE = "tag:yaml.org,2002:merge"
+_PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class Document:
     source  how messages call the file
     data    dictionaries, lists and scalars
     keys    path of each mapping entry to where its key stands
-    values  path of each value to where it stands; "" is the whole document
+    values  path of each scalar to where it stands, of a list or mapping to where its key stands
     """
 
     source: str
@@ -47,7 +48,7 @@ class Document:
     def mark(self, fault: str) -> Mark:
         """Where FAULT stands; of a path that is not in the file, its nearest ancestor."""
         path, _, message = fault.partition(": ")
-        at_key = message.startswith(("unknown key", "want a text as key"))
+        at_key = message.startswith("unknown key")
         while path and path not in self.values:
             path, at_key = _parent(path), True
         if at_key and path in self.keys:
@@ -112,13 +113,15 @@ class _Walk:
         self.faults: list[tuple[Mark, str]] = []
 
     def build(self, node: yaml.Node, path: str) -> Any:
-        mark = _mark(node)
-        self.values[path] = mark
+        is_scalar = isinstance(node, yaml.ScalarNode)
+        self.values[path] = _mark(node) if is_scalar else self.keys.get(path, _mark(node))
         if id(node) in self._open:
             self._fault(node, path, "an alias to the value that contains it")
             return None
         self._open.add(id(node))
         try:
+            if not is_scalar and node.tag not in _PLAIN:
+                self._fault(node, path, f"the tag {node.tag!r} means nothing here")
             if isinstance(node, yaml.MappingNode):
                 return self._mapping(node, path)
             if isinstance(node, yaml.SequenceNode):

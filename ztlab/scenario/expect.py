@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ztlab.model.codec import did_you_mean, field
+from ztlab.model.codec import field
 from ztlab.model.verdict import DROP_REASONS, Verdict
 
 EVENTUALLY_S = 5.0  # the deadline where none is written
@@ -26,10 +26,7 @@ def _check_seconds(value: float) -> None:
 def _check_reason(reason: Verdict) -> None:
     if not reason.is_drop:
         words = [r.word for r in DROP_REASONS]
-        raise ValueError(
-            f"want a drop reason ({' | '.join(words)}), got {reason.word!r}"
-            f"{did_you_mean(reason.word, words)}"
-        )
+        raise ValueError(f"want a drop reason ({' | '.join(words)}), got {reason.word!r}")
 
 
 def _one_quantifier(**given: float | None) -> None:

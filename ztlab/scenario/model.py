@@ -1,6 +1,7 @@
 """A scenario as its file writes it: what to build, the steps, and what each must show.
 
-One class per mapping of the file, keys spelled alike ("from" and "as" are keywords in Python).
+One class per mapping of the file, keys spelled alike ("from" and "as" are keywords in Python). What
+stands inside lists is checked in check.py, so that each wrong item is named.
 """
 
 from __future__ import annotations
@@ -50,11 +51,6 @@ def parse_listener(text: str) -> tuple[Literal["tcp", "udp"], int]:
     return ("tcp" if match[1] == "tcp" else "udp"), port
 
 
-def _check_listeners(texts: tuple[str, ...]) -> None:
-    for text in texts:
-        parse_listener(text)
-
-
 def check_prefix(text: str) -> None:
     """A prefix in canonical form, its length written out: `192.168.50.0/24`."""
     try:
@@ -63,11 +59,6 @@ def check_prefix(text: str) -> None:
         raise ValueError(f"want an IP prefix, got {text!r} ({error})") from None
     if "/" not in text:
         raise ValueError(f"want a prefix with its length, got {text!r}")
-
-
-def _check_prefixes(texts: tuple[str, ...]) -> None:
-    for text in texts:
-        check_prefix(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +83,7 @@ class NodeSpec:
     kind: Literal["node", "host"] = "node"
     role: Role = "mesh"
     identity: str | None = field(default=None, check=check_name)
-    listen: tuple[str, ...] = field(default=(), check=_check_listeners)
+    listen: tuple[str, ...] = ()
     lan: str | None = None
     authz_mode: AuthzMode | None = None
     logging_enabled: bool | None = None
@@ -104,7 +95,7 @@ class LanSpec:
     """A segment behind a gateway: the gateway has the first address, hosts the next ones."""
 
     gateway: str
-    prefixes: tuple[str, ...] = field(check=_check_prefixes)
+    prefixes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +104,7 @@ class ResourceSpec:
 
     cidr: str = field(check=check_prefix)
     gateway: str
-    via: tuple[str, ...] = field(default=(), check=_check_prefixes)
+    via: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +129,7 @@ class Scenario:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     resources: Mapping[str, ResourceSpec] = field(default_factory=dict)
     policy: PolicySpec = field(default_factory=PolicySpec)
-    pools: tuple[str, ...] = field(default=("10.77.0.0/16", "fd77::/64"), check=_check_prefixes)
+    pools: tuple[str, ...] = ("10.77.0.0/16", "fd77::/64")
     wireguard: Literal["auto", "kernel", "userspace"] = "auto"
     loader: Literal["auto", "bcc", "libbpf"] = "auto"
     steps: tuple[Step, ...]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 
 from ztlab.model.codec import did_you_mean
-from ztlab.model.flow import PROTOCOL_NUMBERS, Flow
+from ztlab.model.flow import ICMP, ICMPV6, PROTOCOL_NUMBERS, TCP, UDP, Flow
 from ztlab.model.policy import Policy, PolicyTest, decide
 from ztlab.scenario.expect import Expect
 from ztlab.scenario.model import NodeSpec, Scenario, parse_listener
@@ -63,19 +63,40 @@ def _node_faults(path: str, node: NodeSpec) -> Iterator[str]:
         seen.add(listener)
 
 
+_OTHER_PROTOCOL = 253  # RFC 3692: for experiments, so no rule names it by accident
+
+
 def _test_faults(path: str, policy: Policy, tests: tuple[PolicyTest, ...]) -> Iterator[str]:
+    """The policy's own tests that it does not keep; the coordinator would refuse it."""
     for i, test in enumerate(tests):
-        number = PROTOCOL_NUMBERS.get(test.proto, 6) if isinstance(test.proto, str) else test.proto
-        flow = Flow(
-            source=test.source, destination=test.destination, protocol=number, port=test.port
+        for flow in _flows(test):
+            decision = decide(policy, flow)
+            if decision.is_allowed != (test.expect == "allow"):
+                by = f"rule {decision.rule}" if decision.rule else f"default {policy.default}"
+                yield (
+                    f"{path}.tests[{i}]: expects {test.expect}, "
+                    f"but the policy says {decision.verdict.word} by {by}"
+                )
+                break
+
+
+def _flows(test: PolicyTest) -> list[Flow]:
+    """The flows TEST speaks of: icmp is both families, any is every kind there is."""
+    if test.proto == "any":
+        numbers = [TCP, UDP, ICMP, ICMPV6, _OTHER_PROTOCOL]
+    elif test.proto == "icmp":
+        numbers = [ICMP, ICMPV6]
+    else:
+        numbers = [PROTOCOL_NUMBERS[test.proto] if isinstance(test.proto, str) else test.proto]
+    return [
+        Flow(
+            source=test.source,
+            destination=test.destination,
+            protocol=number,
+            port=test.port if number in (TCP, UDP) else None,
         )
-        decision = decide(policy, flow)
-        if decision.is_allowed != (test.expect == "allow"):
-            by = f" by rule {decision.rule}" if decision.rule else ""
-            yield (
-                f"{path}.tests[{i}]: expects {test.expect}, "
-                f"but the policy says {decision.verdict.word}{by}"
-            )
+        for number in numbers
+    ]
 
 
 def listens(scenario: Scenario, target: Target) -> bool:
