@@ -25,13 +25,13 @@ fi
 option=" --lab $lab"
 [ "$("$ztlab" list | wc -l)" != 2 ] || option=""
 
-cat <<END
-
-The lab $lab stands after $(seconds_since "$start") s. Worth trying next:
-
-  $ztlab shell$option alice                      a shell on alice
-  $ztlab exec$option carol -- nc -vw2 bob 8080   carol is a guest: dropped in bob's kernel
-  $ztlab observe$option                          flows and drops live, with identities
-  $ztlab logs$option bob -f                      what bob's agent says
-  $ztlab down $lab                        take it all down
+printf '\nThe lab %s stands after %s s. Worth trying next:\n\n' "$lab" "$(seconds_since "$start")"
+while IFS='|' read -r command meaning; do
+    printf '  %s %-40s %s\n' "$ztlab" "$command" "$meaning"
+done <<END
+shell$option alice|a shell on alice
+exec$option carol -- nc -vw2 bob 8080|carol is a guest: dropped in bob's kernel
+observe$option|flows and drops live, with identities
+logs$option bob -f|what bob's agent says
+down $lab|take it all down
 END
