@@ -27,7 +27,7 @@ option=" --lab $lab"
 
 printf '\nThe lab %s stands after %s s. Worth trying next:\n\n' "$lab" "$(seconds_since "$start")"
 while IFS='|' read -r command meaning; do
-    printf '  %s %-40s %s\n' "$ztlab" "$command" "$meaning"
+    printf '  %s %-44s %s\n' "$ztlab" "$command" "$meaning"
 done <<END
 shell$option alice|a shell on alice
 exec$option carol -- nc -vw2 bob 8080|carol is a guest: dropped in bob's kernel
