@@ -46,7 +46,7 @@ def load_with_bcc(*, marks: MarkLayout, limits: Limits, l3_offset: int) -> Loade
     _require_headers()
     flags = [f"-D{name}={value}" for name, value in _defines(marks, limits, l3_offset).items()]
     try:
-        module = bcc.BPF(text=flattened(_MAIN), cflags=flags)
+        module = bcc.BPF(text=flattened(_MAIN).encode(), cflags=flags)
     except Exception as error:  # bcc raises no other type
         raise HostUnfit(
             f"bcc could not compile {_MAIN}: {error}",
@@ -54,7 +54,7 @@ def load_with_bcc(*, marks: MarkLayout, limits: Limits, l3_offset: int) -> Loade
         ) from error
     try:
         programs = {
-            hook: module.load_func(name, bcc.BPF.SCHED_CLS).fd
+            hook: module.load_func(name.encode(), bcc.BPF.SCHED_CLS).fd
             for hook, name in abi.PROGRAMS.items()
         }
     except Exception as error:

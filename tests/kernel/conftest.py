@@ -1,0 +1,127 @@
+"""The real programs, loaded once; every test finds them as they were just after loading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from agent import abi
+from agent.datapath.compile import desired_state
+from agent.datapath.datapath import Datapath
+from agent.datapath.events import DatapathEvent
+from agent.datapath.limits import Limits
+from agent.datapath.marks import MarkLayout
+from tests.kernel import testrun
+from ztlab.model.config import NodeConfig
+from ztlab.model.verdict import AuthzMode, Hook, Verdict
+
+MARKS = MarkLayout.from_mask(0xFF002000)
+LOOPBACK = 1  # stands for the WireGuard interface: the one interface every namespace has
+ELSEWHERE = 4242  # an ifindex that is not the WireGuard interface's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """What became of one packet: `verdict` and the rest as the event says it."""
+
+    passed: bool
+    mark: int
+    event: DatapathEvent
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.event.verdict
+
+
+class Node:
+    """One node's data plane, and packets through it."""
+
+    def __init__(self, datapath: Datapath) -> None:
+        self.datapath = datapath
+
+    def configure(self, config: NodeConfig) -> None:
+        """Apply CONFIG in its three phases."""
+        state = desired_state(config)
+        self.datapath.remove_identities(state)
+        self.datapath.apply_policy(state)
+        self.datapath.put_identities(state)
+
+    def ingress(self, packet: bytes, *, mark: int = 0, gso_segs: int = 0) -> Passage:
+        """PACKET comes out of the tunnel."""
+        return self._pass(Hook.INGRESS, packet, mark=mark, gso_segs=gso_segs)
+
+    def egress(self, packet: bytes, *, gso_segs: int = 0) -> Passage:
+        """This node sends PACKET into the tunnel."""
+        return self._pass(Hook.EGRESS, packet, gso_segs=gso_segs)
+
+    def from_lan(self, packet: bytes) -> Passage:
+        """PACKET came from another interface and is about to enter the tunnel."""
+        return self._pass(Hook.EGRESS, packet, ingress_ifindex=ELSEWHERE)
+
+    def transit(self, packet: bytes) -> Passage:
+        """PACKET came out of the tunnel and is about to enter it again."""
+        return self._pass(Hook.EGRESS, packet, ingress_ifindex=LOOPBACK)
+
+    def _pass(
+        self,
+        hook: Hook,
+        packet: bytes,
+        *,
+        mark: int = 0,
+        ingress_ifindex: int = 0,
+        gso_segs: int = 0,
+    ) -> Passage:
+        outcome = testrun.run(
+            self.datapath.programs[hook],
+            packet,
+            mark=mark,
+            ingress_ifindex=ingress_ifindex,
+            ifindex=LOOPBACK,
+            gso_segs=gso_segs,
+        )
+        assert outcome.retval in (testrun.PASSED, testrun.DROPPED)
+        assert outcome.data == packet, "a program changed the packet"
+        (event,) = self.datapath.read_events(0)
+        passed = outcome.retval == testrun.PASSED
+        assert event.verdict.is_drop != passed, "verdict and action contradict each other"
+        return Passage(passed=passed, mark=outcome.mark, event=event)
+
+    def counted(self) -> dict[tuple[int, Hook, Verdict], tuple[int, int]]:
+        """(tag, hook, verdict) to packets and bytes."""
+        return {(c.tag, c.hook, c.verdict): (c.packets, c.bytes) for c in self.datapath.counters()}
+
+    def flows(self) -> dict[abi.FlowKey, abi.Flow]:
+        """The flow table."""
+        return {
+            abi.FlowKey.from_buffer_copy(key): abi.Flow.from_buffer_copy(value)
+            for key, value in self.datapath._maps["zt_flows"].items().items()
+        }
+
+    def age_flows(self, seconds: float) -> None:
+        """Let every flow have been idle for that much longer."""
+        older = {}
+        for key, flow in self.flows().items():
+            flow.last_ns -= int(seconds * 1e9)
+            older[bytes(key)] = bytes(flow)
+        self.datapath._maps["zt_flows"].put(older)
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Iterator[Datapath]:
+    datapath = Datapath.load(marks=MARKS, limits=Limits(), l3_offset=testrun.ETHERNET)
+    yield datapath
+    datapath.close()
+
+
+@pytest.fixture
+def node(loaded: Datapath) -> Iterator[Node]:
+    """Enforcing, logging every packet, with empty maps."""
+    loaded.set_authz_mode(AuthzMode.ENFORCE)
+    loaded.set_logging(True, "packet")
+    yield Node(loaded)
+    for name in ("zt_ids", "zt_nets", "zt_pairs", "zt_policy", "zt_flows", "zt_stats"):
+        loaded._maps[name].delete(loaded._maps[name].items())
+    while loaded.read_events(0):
+        pass
