@@ -56,8 +56,8 @@ static __always_inline bool zt_flow_is_expired(const struct zt_flow *flow, __u8 
 		idle = zt_flow_is_closing(flow) ? ZT_IDLE_TCP_CLOSING : ZT_IDLE_TCP;
 	else if (protocol == ZT_PROTO_UDP)
 		idle = ZT_IDLE_UDP;
-	/* Another CPU may have stamped it after we read the clock. */
-	return now > flow->last_ns && now - flow->last_ns > idle;
+	/* Signed: another CPU may have stamped it after we read the clock. */
+	return (__s64)(now - flow->last_ns) > (__s64)idle;
 }
 
 static __always_inline bool zt_flow_is_forward(const struct zt_flow *flow,

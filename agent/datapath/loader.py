@@ -16,6 +16,7 @@ from ztlab.errors import HostUnfit, ZtError
 from ztlab.model.verdict import Hook
 
 SOURCES = Path(__file__).with_name("bpf")
+HEADERS = Path("/lib/modules") / os.uname().release / "build"
 _MAIN = "zt_wg.c"
 _INCLUDE = re.compile(r'#include "(zt_\w+\.h)"')
 
@@ -120,9 +121,8 @@ def _import_bcc() -> tuple[Any, Any]:
 
 
 def _require_headers() -> None:
-    headers = Path("/lib/modules") / os.uname().release / "build"
-    if not (headers / "include").is_dir():
+    if not (HEADERS / "include").is_dir():
         raise HostUnfit(
-            f"bcc needs kernel headers in {headers}",
+            f"bcc needs kernel headers in {HEADERS}",
             hint="install linux-headers of this kernel, or link another version's there",
         )

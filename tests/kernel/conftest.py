@@ -100,7 +100,7 @@ class Node:
         }
 
     def age_flows(self, seconds: float) -> None:
-        """Let every flow have been idle for that much longer."""
+        """Let every flow have been idle for that much longer; the clock may wrap below zero."""
         older = {}
         for key, flow in self.flows().items():
             flow.last_ns -= int(seconds * 1e9)

@@ -1,0 +1,150 @@
+"""Loading, and the three phases of a change against what the maps hold."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+
+from agent import abi
+from agent.abi import Kind, PolicyFlag
+from agent.datapath.compile import desired_state
+from agent.datapath.datapath import Datapath, _require_sizes
+from agent.datapath.limits import Limits
+from agent.datapath.maps import BpfMap
+from agent.datapath.state import IdentityEntry
+from tests.kernel.conftest import MARKS, Node
+from tests.unit.agent.datapath.configs import node_config, rule
+from ztlab.errors import HostUnfit, ZtError
+from ztlab.model.verdict import AuthzMode, Hook
+
+pytestmark = [pytest.mark.root, pytest.mark.bpf]
+
+CONFIG = node_config(rule("r", "web", "api", "allow", proto="tcp", ports=("1000-1999",)))
+
+
+def sizes(datapath: Datapath) -> dict[str, int]:
+    names = ("zt_ids", "zt_nets", "zt_pairs", "zt_policy")
+    return {name: datapath._maps[name].count() for name in names}
+
+
+def test_freshly_loaded_it_enforces_a_closed_door() -> None:
+    limits = Limits(ids=16, nets=16, policy=16, pairs=16, flows=1024, stats=64, ring_pages=1)
+    datapath = Datapath.load(marks=MARKS, limits=limits)
+    try:
+        assert datapath.loader == "bcc"
+        assert datapath.authz_mode is AuthzMode.ENFORCE and datapath.epoch == 1
+        assert not datapath.identities() and not datapath.counters() and not datapath.flow_count()
+        assert datapath.is_attached() == {Hook.INGRESS: False, Hook.EGRESS: False}
+    finally:
+        datapath.close()
+
+
+def test_each_phase_does_nothing_the_second_time(node: Node) -> None:
+    datapath, state = node.datapath, desired_state(CONFIG)
+    assert not datapath.remove_identities(state)
+    assert datapath.apply_policy(state) and datapath.put_identities(state)
+    epoch, held = datapath.epoch, sizes(datapath)
+    assert not datapath.remove_identities(state)
+    assert not datapath.apply_policy(state) and not datapath.put_identities(state)
+    assert datapath.epoch == epoch and sizes(datapath) == held
+    assert datapath.identities() == state.identities
+
+
+def test_every_phase_that_changes_anything_raises_the_epoch(node: Node) -> None:
+    node.configure(CONFIG)
+    epochs = [node.datapath.epoch]
+    fewer = desired_state(node_config(without=("guest",)))
+    for phase in (node.datapath.remove_identities, node.datapath.apply_policy):
+        assert phase(fewer)
+        epochs.append(node.datapath.epoch)
+    assert node.datapath.put_identities(desired_state(CONFIG))
+    epochs.append(node.datapath.epoch)
+    assert epochs == list(range(epochs[0], epochs[0] + 4))
+
+
+def test_a_policy_change_switches_slots_and_leaves_nothing_of_the_old_one(node: Node) -> None:
+    node.configure(CONFIG)
+    before = node.datapath._config[abi.ConfigWord.POLICY] & PolicyFlag.SLOT
+    node.configure(node_config(rule("other", "web", "api", "allow", proto="udp", ports=(53,))))
+    assert node.datapath._config[abi.ConfigWord.POLICY] & PolicyFlag.SLOT != before
+    assert sizes(node.datapath)["zt_policy"] == 1 and sizes(node.datapath)["zt_pairs"] == 1
+
+
+def test_what_an_interrupted_change_left_behind_is_cleared_by_the_next(node: Node) -> None:
+    datapath = node.datapath
+    node.configure(CONFIG)
+    slot = datapath._config[abi.ConfigWord.POLICY] & PolicyFlag.SLOT
+    junk = abi.PolicyKey(2, 3, 22, 6, 16, slot ^ 1)
+    datapath._maps["zt_policy"].put({bytes(junk): bytes(abi.PolicyValue(1, 1))})
+    node.configure(node_config(rule("other", "web", "api", "allow", proto="udp", ports=(53,))))
+    keys = map(abi.PolicyKey.from_buffer_copy, datapath._maps["zt_policy"].items())
+    assert [(key.protocol, key.port) for key in keys] == [(17, 53)]
+
+
+def test_foreign_entries_in_the_identity_maps_are_removed(node: Node) -> None:
+    node.configure(CONFIG)
+    foreign = abi.IdKey(4, (*abi.pack_address(abi.IPv4Address("10.0.0.99")),))
+    node.datapath._maps["zt_ids"].put({bytes(foreign): bytes(abi.Identity(2, Kind.NODE))})
+    assert IdentityEntry(2, Kind.NODE) in node.datapath.identities().values()
+    assert node.datapath.remove_identities(desired_state(CONFIG))
+    assert node.datapath.identities() == desired_state(CONFIG).identities
+
+
+def test_a_flip_to_enforce_raises_the_epoch_and_a_repeated_one_does_not(node: Node) -> None:
+    epoch = node.datapath.epoch
+    node.datapath.set_authz_mode(AuthzMode.ENFORCE)
+    assert node.datapath.epoch == epoch
+    node.datapath.set_authz_mode(AuthzMode.OBSERVE)
+    assert node.datapath.epoch == epoch and node.datapath.authz_mode is AuthzMode.OBSERVE
+    node.datapath.set_authz_mode(AuthzMode.ENFORCE)
+    assert node.datapath.epoch == epoch + 1
+
+
+def test_the_epoch_wraps_round_zero_which_means_never(node: Node) -> None:
+    word, before = abi.ConfigWord.POLICY, node.datapath._config[abi.ConfigWord.POLICY]
+    node.datapath._config[word] = abi.EPOCH_MAX << abi.EPOCH_SHIFT | before & 0xFF
+    node.configure(CONFIG)
+    assert 0 < node.datapath.epoch < 4
+    node.datapath._config[word] = before & ~0xFF | node.datapath._config[word] & 0xFF
+
+
+def test_thousands_of_entries_are_written_read_and_deleted(node: Node) -> None:
+    ports = tuple(range(1, 20_000, 2))
+    node.configure(node_config(rule("odd", "web", "api", "allow", proto="tcp", ports=ports)))
+    assert sizes(node.datapath)["zt_policy"] == len(ports)
+    node.configure(node_config())
+    assert sizes(node.datapath)["zt_policy"] == 0
+
+
+def test_a_map_without_room_is_an_error_that_names_it(node: Node) -> None:
+    nets = node.datapath._maps["zt_nets"]
+    many = {
+        bytes(abi.NetKey(32 + 24, 4, (10, i >> 8, i & 255))): bytes(abi.Identity(2, 2))
+        for i in range(nets.max_entries + 1)
+    }
+    with pytest.raises(ZtError, match="zt_nets is full"):
+        nets.put(many)
+
+
+def test_maps_of_other_sizes_than_we_think_are_refused(node: Node) -> None:
+    maps = dict(node.datapath._maps)
+    flows = maps["zt_flows"]
+    assert flows.value_size == ctypes.sizeof(abi.Flow)
+    maps["zt_flows"] = BpfMap("zt_flows", flows.fd, flows.key_size, flows.value_size + 8, 1)
+    with pytest.raises(ZtError, match="zt_flows has keys and values of"):
+        _require_sizes(maps)
+
+
+def test_a_loader_that_is_not_there_is_refused() -> None:
+    with pytest.raises(HostUnfit, match="no loader 'libbpf'"):
+        Datapath.load(marks=MARKS, limits=Limits(), loader="libbpf")
+
+
+def test_missing_headers_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from agent.datapath import loader
+
+    monkeypatch.setattr(loader, "HEADERS", tmp_path)
+    with pytest.raises(HostUnfit, match="kernel headers"):
+        Datapath.load(marks=MARKS, limits=Limits())
