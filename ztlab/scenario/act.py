@@ -120,10 +120,11 @@ def _measured(done: subprocess.CompletedProcess[str]) -> ActionResult:
         for e in ends[:1]
     )
     received = report.get("end", {}).get("sum_received", {}).get("bits_per_second")
+    error = str(report.get("error", ""))
     return _done(
         resolved=resolved,
-        exit_code=done.returncode,
-        stdout=str(report.get("error", "")),
+        exit_code=done.returncode or int(bool(error)),  # with --json iperf3 fails with 0
+        stdout=error,
         mbit=None if received is None else received / 1e6,
     )
 

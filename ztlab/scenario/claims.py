@@ -15,9 +15,13 @@ from ztlab.scenario.samples import Observed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Eventually:
-    """True at some moment within WITHIN_S; 0 means at the first look."""
+    """True at some moment within WITHIN_S; 0 means at the first look.
+
+    settles_s  and from then on for so long: a count may pass through what is wanted
+    """
 
     within_s: float
+    settles_s: float = 0.0
 
     def __str__(self) -> str:
         return f" within {self.within_s:g} s" if self.within_s else ""
@@ -91,23 +95,25 @@ class Needs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One line of a report: TEXT, which is either so or not."""
+    """One line of a report: TEXT, which says everything, is either so or not."""
 
     text: str
     quantifier: Quantifier
     needs: Needs
     find: Callable[[Observed], Finding]
 
-    def __str__(self) -> str:
-        return f"{self.text}{self.quantifier}"
 
+def judge(
+    quantifier: Quantifier, finding: Finding, elapsed_s: float, *, true_for_s: float = 0.0
+) -> State:
+    """Where a claim stands when FINDING was made ELAPSED_S after the action.
 
-def judge(quantifier: Quantifier, finding: Finding, elapsed_s: float) -> State:
-    """Where a claim stands when FINDING was made ELAPSED_S after the action."""
+    true_for_s  for how long every look before, up to this one, found it true
+    """
     match quantifier:
-        case Eventually(within_s=within_s):
+        case Eventually(within_s=within_s, settles_s=settles_s):
             if finding.is_true:
-                return State.HOLDS
+                return State.HOLDS if true_for_s >= settles_s else State.WAITING
             return State.FAILS if finding.is_beyond or elapsed_s >= within_s else State.WAITING
         case Always(for_s=for_s):
             if not finding.is_true:

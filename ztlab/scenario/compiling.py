@@ -21,6 +21,7 @@ from ztlab.scenario.expect import (
 from ztlab.scenario.sense import judging_node
 from ztlab.scenario.steps import Forge, PolicyChange, Probe, SetLocal, Step, Stream, Transfer
 
+SETTLES_S = 0.2  # so long must an exact count stand still
 SILENCE_S = 1.0  # so long must a stream be quiet to count as stopped, or be heard to be alive
 _AT_ONCE = Eventually(within_s=0)
 _EVENTUALLY = Eventually(within_s=EVENTUALLY_S)
@@ -44,9 +45,10 @@ def claims_of(step: Step) -> tuple[Claim, ...]:
 def _of_action(step: Step) -> Iterator[Claim]:
     expect, action = step.expect, step.action
     if isinstance(action, PolicyChange):
+        quantifier = Eventually(within_s=expect.converged_within_s or EVENTUALLY_S)
         yield Claim(
-            text="every node acknowledged the change",
-            quantifier=Eventually(within_s=expect.converged_within_s or EVENTUALLY_S),
+            text=_timed("every node acknowledged the change", quantifier),
+            quantifier=quantifier,
             needs=Needs(convergence=True),
             find=findings.converged,
         )
@@ -69,6 +71,12 @@ def _of_action(step: Step) -> Iterator[Claim]:
             needs=Needs(),
             find=findings.stdout_contains(expect.stdout_contains),
         )
+
+
+def _timed(text: str, quantifier: Quantifier) -> str:
+    """TEXT with its time; a deadline that nobody wrote is not worth a word."""
+    is_default = isinstance(quantifier, Eventually) and quantifier.within_s == EVENTUALLY_S
+    return text if is_default else f"{text}{quantifier}"
 
 
 def _exit_code(text: str, wanted: int) -> Claim:
@@ -161,7 +169,9 @@ def _drop(item: DropExpect, probe: Probe | None) -> Iterator[Claim]:
     count = f"exactly {item.count}" if item.count is not None else "packets"
     yield Claim(
         text=f"{item.at} counted {count} of {item.identity} dropped for {item.reason.word}",
-        quantifier=Eventually(within_s=item.within_s),
+        quantifier=Eventually(
+            within_s=item.within_s, settles_s=0 if item.count is None else SETTLES_S
+        ),
         needs=Needs(metrics=frozenset({item.at})),
         find=findings.dropped(item),
     )
@@ -187,11 +197,14 @@ def _metric(item: MetricExpect) -> Claim:
         what = f"is at least {item.at_least:g}"
     else:
         what = "stays as it was"
-    quantifier: Quantifier = Eventually(within_s=item.within_s or EVENTUALLY_S)
+    quantifier: Quantifier = Eventually(
+        within_s=item.within_s or EVENTUALLY_S,
+        settles_s=0 if item.increases_by is None else SETTLES_S,
+    )
     if item.unchanged or item.for_s is not None:
         quantifier = Always(for_s=item.for_s or ALWAYS_S)
     return Claim(
-        text=f"{item.at}: {series} {what}",
+        text=_timed(f"{item.at}: {series} {what}", quantifier),
         quantifier=quantifier,
         needs=Needs(metrics=frozenset({item.at})),
         find=findings.metric(item),
@@ -200,7 +213,7 @@ def _metric(item: MetricExpect) -> Claim:
 
 def _event(item: EventExpect, probe: Probe | None) -> Claim:
     return Claim(
-        text=f"{item.at}'s events: {_words(item)}",
+        text=_timed(f"{item.at}'s events: {_words(item)}", _quantifier(item)),
         quantifier=_quantifier(item),
         needs=Needs(events=frozenset({item.at})),
         find=findings.event(item.at, item, only_flows=probe is not None and not item.any_flow),
@@ -209,7 +222,7 @@ def _event(item: EventExpect, probe: Probe | None) -> Claim:
 
 def _log(item: LogExpect, probe: Probe | None) -> Claim:
     return Claim(
-        text=f"coordinator's log: {_words(item)}",
+        text=_timed(f"coordinator's log: {_words(item)}", _quantifier(item)),
         quantifier=_quantifier(item),
         needs=Needs(logs=True),
         find=findings.log(item, only_flows=probe is not None and not item.any_flow),

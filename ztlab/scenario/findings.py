@@ -199,8 +199,9 @@ def _search(
         return Finding(is_true=True, seen=describe_event(hits[0]), figure=_rule(hits[0]))
     if not events:
         return Finding(is_true=False, seen="no event")
-    others = "; ".join(describe_event(e) for e in events[-3:])
-    return Finding(is_true=False, seen=f"only {others}")
+    others = list(dict.fromkeys(describe_event(e) for e in events))
+    more = f", and {len(others) - 2} others before" if len(others) > 2 else ""
+    return Finding(is_true=False, seen=f"only {'; '.join(others[-2:])}{more}")
 
 
 def _rule(event_: Event) -> str:

@@ -20,7 +20,7 @@ _PAGE = 1000
 
 
 class Reader:
-    """Reads one lab; keeps an event watch open for each node that any step asks about."""
+    """Reads one lab; keeps an event watch open for each node that runs an agent."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -33,6 +33,11 @@ class Reader:
         """Watch NODES' events from now on; returns when none can be missed any more."""
         for node in nodes:
             self._watches[node] = EventWatch(self._lab, node)
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The nodes whose events are read."""
+        return tuple(self._watches)
 
     def close(self) -> None:
         """Stop everything that runs beside the steps."""

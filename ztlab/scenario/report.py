@@ -11,7 +11,6 @@ from rich.text import Text
 from ztlab.model.codec import encode
 
 _WIDTH = 100
-_FIGURE = 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +122,7 @@ def step_lines(step: StepReport) -> list[Text]:
     mark = ("✓ ", "green") if step.passed else ("✗ ", "red")
     took = f"{step.duration_s:.1f} s"
     lines = [
-        Text.assemble(mark, (_padded(step.name, _WIDTH - 2), "bold"), (took.rjust(8), "dim")),
+        Text.assemble(mark, (step.name.ljust(_WIDTH - 2), "bold"), (took.rjust(8), "dim")),
         Text(f"    {step.action}" + (f"   {step.resolved}" if step.resolved else ""), style="dim"),
     ]
     if step.error:
@@ -139,17 +138,16 @@ def step_lines(step: StepReport) -> list[Text]:
 
 def _check_lines(check: CheckReport) -> list[Text]:
     mark = ("    ✓ ", "green") if check.holds else ("    ✗ ", "red")
-    figure = (check.figure.rjust(_FIGURE), "cyan")
-    lines = [Text.assemble(mark, _padded(check.text, _WIDTH - 6 - _FIGURE + 8), figure)]
+    # A long text takes from the figure's room before it pushes the line.
+    room = max(_WIDTH + 2 - len(check.text), len(check.figure) + 2)
+    lines = [Text.assemble(mark, check.text, (check.figure.rjust(room).rstrip(), "cyan"))]
     if not check.holds:
-        lines.append(Text(f"        wanted: {check.text}"))
-        lines.append(Text(f"        seen:   {check.seen}", style="red"))
-        lines += [Text(f"        {sample}", style="dim") for sample in check.samples]
+        lines.append(Text(f"        seen: {check.seen}", style="red"))
+        if len(check.samples) > 1 or not check.samples[0].endswith(check.seen):
+            lines += [Text(f"          {sample}", style="dim") for sample in check.samples]
+        else:
+            lines[-1].append(f"   ({check.samples[0].partition(': ')[0]})", style="dim")
     return lines
-
-
-def _padded(text: str, width: int) -> str:
-    return text.ljust(width)
 
 
 def junit(reports: tuple[Report, ...]) -> str:

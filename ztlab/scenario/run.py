@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,7 @@ def _with_lab(
     undo = _Undo(lab, reader) if restore else None
     reports: list[StepReport] = []
     try:
-        reader.watch(_nodes_to_watch(plans))
+        reader.watch(_agents(scenario))
         facts = _facts(scenario, reader)
         for step, claims in plans:
             if undo is not None:
@@ -122,15 +122,13 @@ def _with_lab(
     )
 
 
-def _nodes_to_watch(plans: Sequence[tuple[Step, tuple[Claim, ...]]]) -> list[str]:
-    nodes = {node for _, claims in plans for claim in claims for node in claim.needs.events}
-    return sorted(nodes)
+def _agents(scenario: Scenario) -> list[str]:
+    return [name for name, spec in scenario.nodes.items() if spec.kind == "node"]
 
 
 def _facts(scenario: Scenario, reader: Reader) -> str:
     """Which WireGuard and which loader the first agent says it has."""
-    agents = [name for name, spec in scenario.nodes.items() if spec.kind == "node"]
-    for name, labels in reader.metrics(agents[0]).series:
+    for name, labels in reader.metrics(_agents(scenario)[0]).series:
         if name == "zt_agent_info":
             found = dict(labels)
             return f"{found.get('wireguard')} WireGuard, {found.get('loader')}"
@@ -144,24 +142,47 @@ class _Pending:
     claim: Claim
     state: State = State.WAITING
     finding: Finding | None = None
-    samples: list[str] = field(default_factory=list)
+    true_since_s: float | None = None
+    looks: list[_Look] = field(default_factory=list)
 
     def look(self, seen: Observed) -> None:
         if self.state is not State.WAITING:
             return
+        now_s = seen.elapsed_s
         self.finding = self.claim.find(seen)
-        self.samples.append(f"{seen.elapsed_s:+.2f} s: {self.finding.seen}")
-        self.state = judge(self.claim.quantifier, self.finding, seen.elapsed_s)
+        if self.looks and self.looks[-1].seen == self.finding.seen:
+            self.looks[-1].last_s = now_s
+        else:
+            self.looks.append(_Look(now_s, now_s, self.finding.seen))
+        if not self.finding.is_true:
+            self.true_since_s = None
+        elif self.true_since_s is None:
+            self.true_since_s = now_s
+        true_for_s = 0.0 if self.true_since_s is None else now_s - self.true_since_s
+        self.state = judge(self.claim.quantifier, self.finding, now_s, true_for_s=true_for_s)
 
     def report(self) -> CheckReport:
         holds = self.state is State.HOLDS
         return CheckReport(
-            text=str(self.claim),
+            text=self.claim.text,
             holds=holds,
             seen=self.finding.seen if self.finding else "nothing was read",
             figure=self.finding.figure if self.finding and holds else "",
-            samples=() if holds else tuple(self.samples[-_SAMPLES:]),
+            samples=() if holds else tuple(str(look) for look in self.looks[-_SAMPLES:]),
         )
+
+
+@dataclass(slots=True)
+class _Look:
+    """What consecutive looks saw alike, from the first to the last of them."""
+
+    first_s: float
+    last_s: float
+    seen: str
+
+    def __str__(self) -> str:
+        until = f" to {self.last_s:+.2f} s" if self.last_s > self.first_s else ""
+        return f"{self.first_s:+.2f} s{until}: {self.seen}"
 
 
 def _step(lab: Lab, step: Step, claims: tuple[Claim, ...], reader: Reader) -> StepReport:
@@ -190,7 +211,7 @@ def _step(lab: Lab, step: Step, claims: tuple[Claim, ...], reader: Reader) -> St
     )
     if report.passed:
         return report
-    return replace(report, events=_recent(reader, needs, began_unix))
+    return replace(report, events=_recent(reader, began_unix))
 
 
 def _watch(
@@ -211,10 +232,16 @@ def _watch(
         time.sleep(POLL_S)
 
 
-def _recent(reader: Reader, needs: Needs, since: float) -> tuple[str, ...]:
+def _recent(reader: Reader, since: float) -> tuple[str, ...]:
+    """The last events of every node since the step began; for a reader who wonders why."""
     lines = []
-    for node in sorted(needs.events | needs.metrics):
-        for event in reader.events(node, since)[-_EVENTS:]:
+    for node in reader.watched:
+        try:
+            events = reader.events(node, since)
+        except ZtError as error:
+            lines.append(str(error))
+            continue
+        for event in events[-_EVENTS:]:
             lines.append(f"{node}: {event.get('at')} {describe_event(event)}")
     return tuple(lines)
 

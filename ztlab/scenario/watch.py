@@ -132,7 +132,9 @@ class EventWatch:
                     else:
                         self._events.append(event)
         except (OSError, ValueError):
-            return  # closed under our feet, which is how it ends
+            pass  # closed under our feet, which is how it ends
+        with self._lock:
+            self._fault = self._fault or "its event stream ended: the agent is gone"
 
     def events(self, since: float = 0.0) -> tuple[Event, ...]:
         """Every event so far that happened at or after Unix time SINCE."""
