@@ -214,15 +214,20 @@ class Agent:
         while not self._stopping.is_set():
             self._look_now.wait(HANDSHAKE_S if waits else WATCH_S)
             self._look_now.clear()
-            try:
-                waits = self.sync.hasten_handshakes()
-                if time.monotonic() >= repair_at:
-                    self.sync.repair()
-                    repair_at = time.monotonic() + WATCH_S
-            except ZtError as error:
-                log.warning("not repaired yet: %s", error)
-            except Exception:
-                log.exception("the watch failed on a bug; it goes on")
+            if time.monotonic() >= repair_at:
+                self._attempt(self.sync.repair)
+                repair_at = time.monotonic() + WATCH_S
+            waits = bool(self._attempt(self.sync.hasten_handshakes))
+
+    def _attempt(self, what: Callable[[], object]) -> object:
+        """Do WHAT; a failure is logged, and the next second is another chance."""
+        try:
+            return what()
+        except ZtError as error:
+            log.warning("not repaired yet: %s", error)
+        except Exception:
+            log.exception("the watch failed on a bug; it goes on")
+        return None
 
     # --- configurations ---
 

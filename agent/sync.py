@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agent import host, reconcile
@@ -244,7 +244,8 @@ class Synchronizer:
                 belt.remove(self._interface)
                 self._dp.set_authz_mode(mode)
             self._mode = mode
-            self._look()
+            installed = belt.is_installed(self._interface)
+            self._health = replace(self._health, belt_installed=installed)
 
     def set_logging(self, *, enabled: bool) -> None:
         """Takes effect with the next packet."""
