@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -27,6 +28,7 @@ _config = click.option(
 @click.version_option(package_name="ztlab")
 def main() -> None:
     """The control plane of a WireGuard zero-trust network."""
+    os.umask(0o077)  # whatever this program writes is for itself alone
 
 
 @main.command("init")

@@ -49,6 +49,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._stopping = Event()
+        self._busy = 0  # requests under way; a connection that only waits for one is not busy
+        self._is_idle = Event()
+        self._is_idle.set()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM from the master."""
@@ -75,9 +78,19 @@ class Worker(GeventWorker):  # type: ignore[misc]
         running: Flask = self.wsgi
         here: Service = running.extensions[EXTENSION]
         here.hub.close()
-        pool.join(timeout=STOP_S)
-        pool.kill(timeout=STOP_S / 2)
+        self._is_idle.wait(STOP_S)
         here.store.close()
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        """One request: gunicorn's way, but counted, so that a stop waits for it."""
+        self._busy += 1
+        self._is_idle.clear()
+        try:
+            return super().handle_request(listener_name, req, sock, addr)
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._is_idle.set()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """One connection. A peer that never finishes its handshake must not hold a greenlet."""
@@ -148,7 +161,6 @@ def serve(settings: Settings) -> None:
     context = _tls_context(settings)
     listener = _bind(settings)
     privileges.drop(user)
-    os.umask(0o077)
     store = Store(settings.database_url)
     try:
         migrate.check(store.engine)

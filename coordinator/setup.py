@@ -24,7 +24,6 @@ def initialise(settings: Settings, owner_token_file: Path | None = None) -> None
     if os.geteuid() == 0 and settings.user is not None:
         user = privileges.account(settings.user)
     directory = settings.directory
-    os.umask(0o077)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
@@ -22,7 +21,6 @@ def faults(network: NetworkState) -> list[str]:
         *_name_faults(network),
         *_node_faults(network),
         *_prefix_faults(network),
-        *_rule_faults(network.policy),
         *_dangling_faults(network),
     ]
     # A test over names that dangle would only repeat the fault.
@@ -141,13 +139,6 @@ def _inside(inner: IPv4Network | IPv6Network, outer: IPv4Network | IPv6Network) 
     if isinstance(inner, IPv6Network) and isinstance(outer, IPv6Network):
         return inner.subnet_of(outer)
     return False
-
-
-def _rule_faults(policy: Policy) -> Iterator[str]:
-    counts = Counter(rule.id for rule in policy.rules)
-    for i, rule in enumerate(policy.rules):
-        if counts[rule.id] > 1:
-            yield f"policy.rules[{i}].id: {rule.id!r} names {counts[rule.id]} rules"
 
 
 def _dangling_faults(network: NetworkState) -> Iterator[str]:

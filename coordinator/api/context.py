@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, NoReturn, TypeVar, cast
 
 from flask import current_app, request
-from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 
 from coordinator.enrolment import Place
 from coordinator.hub import Hub
@@ -55,7 +55,11 @@ def body(kind: type[T], *, max_bytes: int | None = None, **defaults: Any) -> T:
         request.max_content_length = max_bytes
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("want application/json")
-    data = parse_json(request.get_data(cache=False))
+    raw = request.get_data(cache=False)
+    if request.content_length is None and len(raw) >= (request.max_content_length or 0):
+        # A chunked body says nothing beforehand, and Werkzeug cuts it at the limit in silence.
+        raise RequestEntityTooLarge
+    data = parse_json(raw)
     if isinstance(data, dict):
         for key, value in defaults.items():
             if data.setdefault(key, value) != value:

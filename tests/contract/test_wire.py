@@ -400,8 +400,7 @@ def test_two_nodes_converge_on_a_policy() -> None:
         assert [peer.name for peer in alice.peers] == ["bob"]
         assert alice.policy is not None and alice.policy.groups == {"all": ("web", "api")}
 
-        took_s = here.stop()  # with both streams open
-        assert took_s < 2.0
+        assert here.stop() < 5.0  # with both streams open
         until(lambda: all(f.has_ended for f in followers), "the streams end with it")
         for follower in followers:
             follower.close()
@@ -552,7 +551,7 @@ def raw_request(coordinator: Coordinator, head: str, body: bytes = b"") -> tuple
         (
             413,
             "POST /api/v1/node/challenge HTTP/1.1\r\nJSON\r\nContent-Length: 70000",
-            b" " * 70000,
+            b"",
         ),
         (401, "PUT /api/v1/policy HTTP/1.1\r\nJSON\r\nContent-Length: 2", b"{}"),
         (413, "PUT /api/v1/policy HTTP/1.1\r\nJSON\r\nOWNER\r\nContent-Length: 8388609", b""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -130,15 +131,24 @@ def write_settings(directory: Path, **changes: Any) -> int:
         **changes,
     }
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]
-    (directory / "coordinator.toml").write_text("".join(lines))
+    path = directory / "coordinator.toml"
+    path.write_text("".join(lines))
+    path.chmod(0o644)
     return port
 
 
-def start(directory: Path) -> subprocess.Popen[bytes]:
-    """`zt-coordinator run`, with its log in DIRECTORY/log."""
+def start(directory: Path, *, user: str | None = None) -> subprocess.Popen[bytes]:
+    """`zt-coordinator run`, started by USER (None: by us), with its log in DIRECTORY/log."""
     with (directory / "log").open("ab") as log:
         command = [PROGRAM, "run", "--config", directory / "coordinator.toml"]
-        return subprocess.Popen(command, stdout=log, stderr=log)
+        groups: list[int] | None = None if user is None else []
+        return subprocess.Popen(
+            command, stdout=log, stderr=log, user=user, group=_group(user), extra_groups=groups
+        )
+
+
+def _group(user: str | None) -> int | None:
+    return None if user is None else pwd.getpwnam(user).pw_gid
 
 
 def wait_until_it_answers(coordinator: Coordinator) -> None:

@@ -1,0 +1,62 @@
+"""One initialised state directory per test run, copied for each test: making keys is slow."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from coordinator import access, clock
+from coordinator.api.context import EXTENSION, Service
+from coordinator.app import create_app
+from coordinator.settings import Settings
+from coordinator.setup import initialise
+from tests.unit.coordinator import networks
+
+Call = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("template") / "state"
+    initialise(networks.settings(directory))
+    return directory
+
+
+@pytest.fixture
+def settings(template: Path, tmp_path: Path) -> Settings:
+    return networks.settings(shutil.copytree(template, tmp_path / "state"))
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Flask]:
+    app = create_app(settings)
+    yield app
+    app.extensions[EXTENSION].store.close()
+
+
+@pytest.fixture
+def service(app: Flask) -> Service:
+    service: Service = app.extensions[EXTENSION]
+    return service
+
+
+@pytest.fixture
+def call(app: Flask, service: Service) -> Call:
+    """call("PUT", "/policy", {...}, status=422) as an owner: the answer's JSON."""
+    with service.store.writing() as session:
+        token = access.create_token(session, "test", "owner", clock.now())
+    client = app.test_client()
+
+    def request(method: str, path: str, body: Any = None, *, status: int = 200) -> Any:
+        options: dict[str, Any] = {} if body is None else {"json": body}
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = client.open(f"/api/v1{path}", method=method, headers=headers, **options)
+        assert answer.status_code == status, answer.get_data(as_text=True)
+        return answer.get_json()
+
+    return request

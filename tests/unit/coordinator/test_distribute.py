@@ -1,0 +1,155 @@
+"""Distribution goes by destination: golden configurations of a client, a gateway, a mesh node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coordinator.distribute import node_config
+from coordinator.state import NetworkState, NodeState
+from tests.unit.coordinator.networks import NETWORK_ID, key, network, node
+from ztlab.model import codec
+from ztlab.model.config import NodeConfig
+from ztlab.model.policy import Policy, PolicyTest
+
+ALICE = node(1, "alice", "client", "web", endpoint=False)
+BORIS = node(2, "boris", "client", "web")
+GW1 = node(3, "gw1", "gateway")
+GW2 = node(4, "gw2", "gateway")
+MARY = node(5, "mary", "mesh")
+MIKE = node(6, "mike", "mesh", endpoint=False)
+ALL = network(ALICE, BORIS, GW1, GW2, MARY, MIKE)
+
+
+def told(who: NodeState, where: NetworkState = ALL) -> dict[str, Any]:
+    """WHO's configuration as plain data, which a node's strict decoder takes back."""
+    config = node_config(where, who)
+    plain: dict[str, Any] = codec.encode(config)
+    assert codec.decode(NodeConfig, plain) == config
+    return plain
+
+
+def identities(config: dict[str, Any]) -> dict[str, list[str]]:
+    return {identity["name"]: identity["prefixes"] for identity in config["identities"]}
+
+
+def test_a_client_learns_its_gateways_and_nothing_else() -> None:
+    assert told(ALICE) == {
+        "version": 1,
+        "network_id": NETWORK_ID,
+        "node": {
+            "node_id": ALICE.id,
+            "name": "alice",
+            "role": "client",
+            "identity": "web",
+            "addresses": ["10.77.0.1/32", "fd77::1/128"],
+        },
+        "peers": [
+            {
+                "node_id": GW1.id,
+                "name": "gw1",
+                "role": "gateway",
+                "public_key": key(3),
+                "endpoint": "198.18.0.3:51820",
+                "allowed_ips": [
+                    "10.77.0.0/16",
+                    "10.77.0.3/32",
+                    "192.0.2.0/24",
+                    "203.0.113.1/32",
+                    "fd77::/64",
+                    "fd77::3/128",
+                ],
+                "keepalive_s": 25,
+            },
+            {
+                "node_id": GW2.id,
+                "name": "gw2",
+                "role": "gateway",
+                "public_key": key(4),
+                "endpoint": "198.18.0.4:51820",
+                "allowed_ips": ["10.77.0.4/32", "fd77::4/128"],
+                "keepalive_s": 25,
+            },
+        ],
+        "identities": [],
+        "resources": [],
+        "policy": None,
+    }
+
+
+def test_a_gateway_learns_its_clients_all_identities_resources_and_policy() -> None:
+    config = told(GW1)
+    assert config["peers"] == [
+        {
+            "node_id": ALICE.id,
+            "name": "alice",
+            "role": "client",
+            "public_key": key(1),
+            "endpoint": None,
+            "allowed_ips": ["10.77.0.1/32", "fd77::1/128"],
+            "keepalive_s": 0,
+        },
+        {
+            "node_id": BORIS.id,
+            "name": "boris",
+            "role": "client",
+            "public_key": key(2),
+            "endpoint": "198.18.0.2:51820",
+            "allowed_ips": ["10.77.0.2/32", "fd77::2/128"],
+            "keepalive_s": 0,
+        },
+    ]
+    assert identities(config) == {
+        "gw1": ["10.77.0.3/32", "fd77::3/128"],
+        "gw2": [],
+        "mary": [],
+        "mike": [],
+        "nobody": [],
+        "web": ["10.77.0.1/32", "10.77.0.2/32", "fd77::1/128", "fd77::2/128"],
+    }
+    assert config["resources"] == [
+        {
+            "name": "db",
+            "tag": 100,
+            "cidr": "192.0.2.0/24",
+            "gateway": "gw1",
+            "via": ["203.0.113.1/32"],
+        }
+    ]
+    assert config["policy"]["groups"] == {"people": ["web"]}
+    assert [rule["id"] for rule in config["policy"]["rules"]] == ["r"]
+
+
+def test_a_mesh_node_learns_the_other_mesh_nodes_and_the_policy() -> None:
+    config = told(MARY)
+    assert [(p["name"], p["endpoint"], p["keepalive_s"]) for p in config["peers"]] == [
+        ("mike", None, 0)
+    ]
+    assert [(p["name"], p["keepalive_s"]) for p in told(MIKE)["peers"]] == [("mary", 25)]
+    assert identities(config)["mary"] == ["10.77.0.5/32", "fd77::5/128"]
+    assert identities(config)["mike"] == ["10.77.0.6/32", "fd77::6/128"]
+    assert identities(config)["web"] == []
+    assert config["policy"] is not None and len(config["resources"]) == 1
+
+
+def test_both_ends_of_a_mesh_begin_the_handshake() -> None:
+    both = network(MARY, node(7, "nora", "mesh"))
+    assert [p["keepalive_s"] for who in both.nodes for p in told(who, both)["peers"]] == [25, 25]
+
+
+def test_what_is_no_business_of_a_nodes_does_not_change_its_digest() -> None:
+    without = network(ALICE, BORIS, GW1, GW2, MARY)
+    assert node_config(without, ALICE).digest() == node_config(ALL, ALICE).digest()
+    assert node_config(without, MARY).digest() != node_config(ALL, MARY).digest()
+
+
+def test_the_tests_of_a_policy_are_not_distributed() -> None:
+    test = PolicyTest(source="web", destination="db", expect="allow")
+    tested = Policy(rules=ALL.policy.rules, groups=ALL.policy.groups, tests=(test,))
+    other = network(*ALL.nodes, policy=tested)
+    assert node_config(other, MARY).digest() == node_config(ALL, MARY).digest()
+
+
+def test_no_configuration_gives_one_prefix_to_two_peers() -> None:
+    for who in ALL.nodes:
+        prefixes = [p for peer in node_config(ALL, who).peers for p in peer.allowed_ips]
+        assert len(prefixes) == len(set(prefixes))

@@ -1,0 +1,135 @@
+"""What a clock decides in enrolment, and what becomes of the node; the rest is spoken for real in
+tests/contract/test_wire.py."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from coordinator import access, clock, enrolment, network, nodes
+from coordinator.access import SetupKeyBody
+from coordinator.api.context import Service
+from coordinator.catalog import GroupBody, put_group
+from coordinator.enrolment import ChallengeRequest, EnrolRequest, NewToken
+from coordinator.errors import Conflict, Unauthenticated
+from coordinator.store.models import ChallengeRow, IdentityRow, NodeRow, SetupKeyRow
+from tests.unit.coordinator.process import Keys
+from ztlab.errors import SchemaError
+from ztlab.model import proof
+
+NOW = clock.now()
+TTL = timedelta(hours=1)
+
+
+def make_key(service: Service, **changes: object) -> str:
+    body = SetupKeyBody(role="mesh", **changes)  # type: ignore[arg-type]
+    with service.store.writing() as session:
+        made = access.create_setup_key(session, body, service.place.authority, NOW)
+    return str(made["key"])
+
+
+def enrol(
+    service: Service, setup_key: str, name: str, *, keys: Keys | None = None, at: datetime = NOW
+) -> NewToken:
+    """Challenge at NOW, answer at AT."""
+    import base64
+
+    keys = keys or Keys()
+    asked = ChallengeRequest(purpose="enrol", public_key=keys.public)
+    with service.store.writing() as session:
+        given = enrolment.challenge(session, service.place, asked, setup_key, NOW)
+    transcript = proof.Transcript(
+        purpose="enrol",
+        network_id=given["network_id"],
+        authority=service.place.authority,
+        ephemeral_key=base64.b64decode(given["ephemeral_key"]),
+        nonce=base64.b64decode(given["nonce"]),
+        node_key=base64.b64decode(keys.public),
+        extra=proof.setup_key_hash(setup_key),
+    )
+    request = EnrolRequest(
+        challenge_id=given["challenge_id"],
+        public_key=keys.public,
+        proof=base64.b64encode(keys.prove(transcript)).decode(),
+        name=name,
+    )
+    with service.store.writing() as session:
+        spent = enrolment.spend(session, given["challenge_id"], at)
+    return network.change(
+        service.store,
+        service.hub,
+        lambda s: enrolment.enrol(s, service.place, spent, request, setup_key, at, TTL),
+    )[0]
+
+
+def test_a_node_of_an_unbound_key_gets_an_identity_of_its_own(service: Service) -> None:
+    made = enrol(service, make_key(service), "alice")
+    with service.store.reading() as session:
+        node = session.get_one(NodeRow, made.node_id)
+        assert (node.name, node.identity, node.role) == ("alice", "alice", "mesh")
+        assert session.get_one(IdentityRow, "alice").tag == 2
+        assert len(nodes.describe(session, node)["addresses"]) == 2
+
+
+def test_nodes_of_one_setup_key_share_the_identity_that_it_gives(service: Service) -> None:
+    key = make_key(service, identity="web", uses=2)
+    made = [enrol(service, key, name) for name in ("alice", "bob")]
+    with service.store.reading() as session:
+        assert {session.get_one(NodeRow, m.node_id).identity for m in made} == {"web"}
+
+
+def test_a_challenge_is_good_for_sixty_seconds(service: Service) -> None:
+    key = make_key(service)
+    with pytest.raises(Unauthenticated, match="expired"):
+        enrol(service, key, "alice", at=NOW + timedelta(seconds=60))
+    assert enrol(service, key, "alice", at=NOW + timedelta(seconds=59)).name == "alice"
+
+
+def test_expired_challenges_are_swept(service: Service) -> None:
+    key, asked = make_key(service), ChallengeRequest(purpose="enrol", public_key=Keys().public)
+    with service.store.writing() as session:
+        first = enrolment.challenge(session, service.place, asked, key, NOW)["challenge_id"]
+    with service.store.writing() as session:
+        later = NOW + enrolment.CHALLENGE_TTL
+        enrolment.challenge(session, service.place, asked, key, later)
+        assert session.get(ChallengeRow, first) is None
+
+
+def test_a_setup_key_that_expires_between_challenge_and_answer_is_refused(
+    service: Service,
+) -> None:
+    key = make_key(service, ttl_s=30)
+    with pytest.raises(Unauthenticated, match="setup key"):
+        enrol(service, key, "alice", at=NOW + timedelta(seconds=30))
+
+
+def test_a_refused_enrolment_does_not_use_the_setup_key_up(service: Service) -> None:
+    key = make_key(service, name="alice")
+    with pytest.raises(SchemaError, match="the setup key is for"):
+        enrol(service, key, "bob")
+    with service.store.reading() as session:
+        assert session.query(SetupKeyRow).one().uses_left == 1
+    enrol(service, key, "alice")
+    with service.store.reading() as session:
+        assert session.query(SetupKeyRow).one().uses_left == 0
+
+
+def test_an_identity_of_its_own_must_not_be_something_else_already(service: Service) -> None:
+    body = GroupBody(name="alice", members=())
+    network.change(service.store, service.hub, lambda session: put_group(session, body) and None)
+    with pytest.raises(Conflict, match="which is a group"):
+        enrol(service, make_key(service), "alice")
+    with pytest.raises(SchemaError, match="meaning of its own"):
+        enrol(service, make_key(service), "world")
+
+
+def test_a_token_is_good_until_it_expires_and_speaks_for_its_node(service: Service) -> None:
+    made = enrol(service, make_key(service), "alice")
+    with service.store.reading() as session:
+        caller = nodes.authenticate(session, made.token, NOW + TTL - timedelta(seconds=1))
+        assert (caller.node_id, caller.name) == (made.node_id, "alice")
+        with pytest.raises(Unauthenticated):
+            nodes.authenticate(session, made.token, NOW + TTL)
+        with pytest.raises(Unauthenticated):
+            nodes.authenticate(session, None, NOW)

@@ -1,0 +1,126 @@
+"""The process itself: who it is, how it starts and stops, what it says when it cannot."""
+
+from __future__ import annotations
+
+import pwd
+import stat
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.unit.coordinator.process import (
+    PROGRAM,
+    Coordinator,
+    cli,
+    place,
+    running,
+    start,
+    wait_until_it_answers,
+    write_settings,
+)
+from ztlab.errors import Refused
+
+NOTHING = "0" * 16
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, value in (line.split(":", 1) for line in lines)}
+
+
+def run_refused(directory: Path) -> str:
+    """What `zt-coordinator run` says when it refuses to."""
+    command = [PROGRAM, "run", "--config", directory / "coordinator.toml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.root
+def test_started_as_root_it_is_nobody_and_can_do_nothing() -> None:
+    nobody = pwd.getpwnam("nobody")
+    with running(user="nobody") as here:
+        for pid in (here.process.pid, here.worker_pid()):
+            status = status_of(pid)
+            assert status["Uid"].split() == [str(nobody.pw_uid)] * 4
+            assert status["Gid"].split() == [str(nobody.pw_gid)] * 4
+            assert status["Groups"] == ""
+            assert status["NoNewPrivs"] == "1"
+            for which in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+                assert status[which] == NOTHING, f"{which} of {pid}"
+
+        state = here.directory / "state"
+        found = {path.name: path.stat() for path in (state, *state.iterdir())}
+        assert {name for name, s in found.items() if stat.S_IMODE(s.st_mode) & 0o077} == set()
+        # What only `init` needs stays out of the reach of what listens to the network.
+        assert {name for name, s in found.items() if s.st_uid == 0} == {"authority.key"}
+        assert stat.S_IMODE((here.directory / "owner").stat().st_mode) == 0o600
+
+
+@pytest.mark.root
+def test_started_unprivileged_it_just_runs() -> None:
+    with place() as directory:
+        port = write_settings(directory, user="nobody")
+        cli("init", "--owner-token-file", str(directory / "owner"), at=directory)
+        owner = (directory / "owner").read_text().strip()
+        process = start(directory, user="nobody")
+        here = Coordinator(directory, f"https://127.0.0.1:{port}", process, owner)
+        try:
+            wait_until_it_answers(here)
+            assert status_of(process.pid)["CapEff"] == NOTHING
+        finally:
+            here.stop()
+
+
+@pytest.mark.root
+def test_what_an_operator_can_repair_is_said_in_two_lines() -> None:
+    with place() as directory:
+        write_settings(directory)
+        cli("init", at=directory)
+        for changes, said in (
+            ({"user": "root"}, "does not run as root"),
+            ({"listen": "192.0.2.1:8443"}, "cannot listen on 192.0.2.1:8443"),
+            ({"database": f"sqlite:///{directory}/none.db"}, "cannot open the store"),
+        ):
+            write_settings(directory, **changes)
+            assert said in run_refused(directory)
+
+
+def test_it_stops_at_once_and_starts_again_where_it_was() -> None:
+    with running() as here:
+        client, _ = here.enrol("alice")
+        with client.stream() as stream:
+            first = next(stream)
+            # 0.7 s where nothing else runs; the bound leaves room for a busy machine, and none for
+            # a keep-alive (30 s) or a heartbeat (15 s) that would be waited for.
+            assert here.stop() < 5.0
+        here.process = start(here.directory)
+        wait_until_it_answers(here)
+        with client.stream(digest=first.digest) as resumed:  # a token outlives a restart
+            event = next(resumed)
+        assert (event.kind, event.revision) == ("current", first.revision)
+        here.stop()
+        assert "Traceback" not in (here.directory / "log").read_text()
+
+
+def test_a_second_init_keeps_network_and_authority_and_renews_the_owners_token() -> None:
+    with running() as here, closing(here.admin()) as admin:
+        authority, network = here.authority, admin.network()
+        again = cli("init", "--owner-token-file", str(here.directory / "owner"), at=here.directory)
+        assert (again.stdout, again.stderr) == ("", "")
+        assert here.authority == authority
+        with closing(here.admin((here.directory / "owner").read_text().strip())) as fresh:
+            assert fresh.network() == network
+        with pytest.raises(Refused):
+            admin.network()  # the former token is worth nothing any more
+
+        with closing(here.admin(here.token("ci", "viewer"))) as viewer:
+            assert viewer.network() == network
+        command = [PROGRAM, "token", "create", "--name", "ci", "--role", "owner", "--config"]
+        done = subprocess.run(
+            [*command, here.directory / "coordinator.toml"], capture_output=True, text=True
+        )
+        assert done.returncode == 1 and "error: a token is called 'ci' already" in done.stderr

@@ -1,0 +1,98 @@
+"""Migrations lead to the models; SQLite is run as it must be; a stale store is refused."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from coordinator.api.context import Service
+from coordinator.store import migrate
+from coordinator.store.engine import Store
+from coordinator.store.models import Base
+from ztlab.errors import ZtError
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Store:
+    return Store(f"sqlite:///{tmp_path / 'empty.db'}")
+
+
+def test_the_migrations_lead_to_the_models(service: Service) -> None:
+    with service.store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_the_newest_migration_is_the_one_that_run_asks_for() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrate.SCRIPTS))
+    assert ScriptDirectory.from_config(config).get_heads() == [migrate.HEAD]
+
+
+def test_a_store_goes_up_and_down_again(empty: Store) -> None:
+    from alembic import command
+
+    migrate.upgrade(empty.engine)
+    migrate.check(empty.engine)
+    config = Config()
+    config.set_main_option("script_location", str(migrate.SCRIPTS))
+    with empty.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    with pytest.raises(ZtError, match="at migration none"):
+        migrate.check(empty.engine)
+    empty.close()
+
+
+def test_an_empty_store_is_refused_with_a_hint(empty: Store) -> None:
+    with pytest.raises(ZtError) as caught:
+        migrate.check(empty.engine)
+    assert "zt-coordinator init" in caught.value.hint
+    empty.close()
+
+
+def test_sqlite_writes_ahead_syncs_fully_and_holds_foreign_keys(service: Service) -> None:
+    with service.store.reading() as session:
+        found = [session.scalar(text(f"PRAGMA {p}")) for p in ("journal_mode", "synchronous")]
+        assert found == ["wal", 2]
+        assert session.scalar(text("PRAGMA foreign_keys")) == 1
+
+
+def test_writers_queue_and_lose_nothing(service: Service) -> None:
+    def raise_by_one() -> None:
+        for _ in range(20):
+            with service.store.writing() as session:
+                number = session.scalar(text("SELECT number FROM network"))
+                session.execute(text("UPDATE network SET number = :n"), {"n": number + 1})
+
+    writers = [threading.Thread(target=raise_by_one) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    with service.store.reading() as session:
+        assert session.scalar(text("SELECT number FROM network")) == 80
+
+
+def test_a_reader_sees_one_snapshot(service: Service) -> None:
+    query = text("SELECT number FROM network")
+    with service.store.reading() as reader:
+        before = reader.scalar(query)
+        with service.store.writing() as writer:
+            writer.execute(text("UPDATE network SET number = number + 1"))
+        assert reader.scalar(query) == before
+
+
+def test_what_fails_is_not_written(service: Service) -> None:
+    with pytest.raises(RuntimeError), service.store.writing() as session:
+        session.execute(text("UPDATE network SET number = 99"))
+        raise RuntimeError
+    with service.store.reading() as session:
+        assert session.scalar(text("SELECT number FROM network")) == 0

@@ -1,0 +1,122 @@
+"""One stream: a configuration at once, then silence but for heartbeats, then an end."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from coordinator import clock, network, nodes, stream
+from coordinator.api.context import Service
+from coordinator.nodes import Caller
+from tests.unit.coordinator.test_network import add_identity, add_node
+
+DIGEST = "0" * 64
+
+
+def caller(node_id: str, *, token_s: float = 60.0) -> Caller:
+    until = clock.now() + timedelta(seconds=token_s)
+    return Caller(node_id=node_id, name="n1", token_expires_at=until)
+
+
+def open_stream(
+    service: Service, who: Caller, digest: str | None = None, heartbeat_s: float = 60.0
+) -> Iterator[tuple[str, Any]]:
+    """(event, data) pairs."""
+    events = stream.events(service.store, service.hub, who, digest, heartbeat_s=heartbeat_s)
+    for chunk in events:
+        kind, data, *rest = chunk.decode().split("\n")
+        assert rest == ["", ""]
+        yield kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+def test_a_node_that_has_nothing_is_told_everything(service: Service) -> None:
+    node_id = add_node(service, 1, "mesh")
+    kind, data = next(open_stream(service, caller(node_id)))
+    assert kind == "config"
+    assert data["config"]["node"]["node_id"] == node_id
+    assert set(data) == {"revision", "digest", "config"}
+
+
+def test_a_node_that_has_it_all_is_told_so_and_then_hears_heartbeats(service: Service) -> None:
+    node_id = add_node(service, 1, "mesh")
+    _, data = next(open_stream(service, caller(node_id)))
+    again = open_stream(service, caller(node_id), data["digest"], heartbeat_s=0.01)
+    assert next(again) == ("current", {k: data[k] for k in ("revision", "digest")})
+    assert [next(again), next(again)] == [("heartbeat", {}), ("heartbeat", {})]
+
+
+def test_a_change_of_its_own_wakes_it_and_others_do_not(service: Service) -> None:
+    node_id = add_node(service, 1, "client")
+    events = open_stream(service, caller(node_id), heartbeat_s=0.05)
+    assert next(events)[0] == "config"
+    add_identity(service, "no-business-of-a-client")
+    assert next(events)[0] == "heartbeat"
+    add_node(service, 2, "gateway")
+    kind, data = next(events)
+    assert kind == "config" and [peer["name"] for peer in data["config"]["peers"]] == ["n2"]
+
+
+def test_a_change_there_and_back_between_two_looks_moves_the_revision_only(
+    service: Service,
+) -> None:
+    node_id = add_node(service, 1, "client")
+    events = open_stream(service, caller(node_id))
+    _, first = next(events)
+    add_node(service, 2, "gateway")
+    network.change(
+        service.store, service.hub, lambda s: nodes.revoke(s, "n2", clock.now()) and None
+    )
+    kind, second = next(events)
+    assert (kind, second["digest"]) == ("current", first["digest"])
+    assert second["revision"]["number"] == first["revision"]["number"] + 2
+
+
+def test_a_newer_stream_ends_the_older_and_is_left_alone(service: Service) -> None:
+    node_id = add_node(service, 1, "mesh")
+    older = open_stream(service, caller(node_id))
+    next(older)
+    newer = open_stream(service, caller(node_id), heartbeat_s=0.01)
+    next(newer)
+    assert list(older) == []
+    assert next(newer)[0] == "heartbeat"
+
+
+def test_revocation_ends_it(service: Service) -> None:
+    node_id = add_node(service, 1, "mesh")
+    events = open_stream(service, caller(node_id))
+    next(events)
+    revoke = threading.Timer(
+        0.05,
+        lambda: network.change(
+            service.store, service.hub, lambda s: nodes.revoke(s, "n1", clock.now()) and None
+        ),
+    )
+    revoke.start()
+    assert list(events) == []
+    revoke.join()
+
+
+def test_it_ends_with_its_token(service: Service) -> None:
+    node_id = add_node(service, 1, "mesh")
+    assert [kind for kind, _ in open_stream(service, caller(node_id, token_s=0.05))] == ["config"]
+
+
+def test_a_stopping_hub_ends_every_stream_and_those_that_still_come(service: Service) -> None:
+    node_id = add_node(service, 1, "mesh")
+    events = open_stream(service, caller(node_id))
+    next(events)
+    service.hub.close()
+    assert list(events) == []
+    assert list(open_stream(service, caller(node_id))) == []
+
+
+def test_a_closed_stream_is_forgotten(service: Service) -> None:
+    node_id = add_node(service, 1, "mesh")
+    events = stream.events(service.store, service.hub, caller(node_id), None)
+    next(events)
+    assert node_id in service.hub._streams
+    events.close()  # type: ignore[attr-defined]
+    assert node_id not in service.hub._streams
