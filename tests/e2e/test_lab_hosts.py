@@ -6,20 +6,24 @@ import os
 import pty
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.e2e import traces
 from tests.e2e.commands import ZTLAB, shown, ztlab
+from tests.e2e.waiting import wait_until
 from ztlab.errors import DeadlineExceeded, NotFound, Refused, ZtError
-from ztlab.lab import build, processes, state, teardown
+from ztlab.lab import build, namespaces, processes, reach, state, teardown
 from ztlab.lab.lab import Lab
 from ztlab.lab.plan import LabPlan, Listener, NodePlan
+from ztlab.lab.state import LabRecord, NodeRecord
 
 pytestmark = pytest.mark.root
 
@@ -175,10 +179,14 @@ def test_two_labs_stand_side_by_side_with_the_same_addresses(lab: Lab) -> None:
 
 def test_a_lab_does_not_keep_an_earlier_labs_namespaces_alive(lab: Lab) -> None:
     """A mount namespace begins as a copy: with the other lab's names in it, if nobody looks."""
-    held = traces.of_lab(lab, traces.of_host())
-    build.up(plan(f"{lab.name}-b"))
-    teardown.down(lab.name)
-    assert traces.left(held) == []
+    other = build.up(plan(f"{lab.name}-b"))
+    for node in other.record.nodes:
+        mounts = other.run(node.name, ["cat", "/proc/self/mountinfo"], check=True).stdout
+        assert "nsfs" not in mounts
+    init = other.record.init
+    assert init is not None
+    assert "nsfs" not in Path(f"/proc/{init.pid}/mountinfo").read_text()
+    assert f"/run/netns/{lab.name}.h1" in Path("/proc/self/mountinfo").read_text()  # the control
 
 
 def test_down_takes_everything_and_a_second_down_finds_nothing(lab: Lab) -> None:
@@ -342,8 +350,44 @@ def read_until(terminal: int, text: str) -> str:
     return said
 
 
-def wait_until(holds, within_s: float = 10.0) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def test_a_closed_directory_is_open_for_an_unprivileged_user_in_one_namespace_only(
+    state_dir: Path, tmp_path: Path
+) -> None:
+    """What the coordinator gets where the project lies in somebody's 0700 home directory."""
+    project = tmp_path / "closed" / "project"
+    project.mkdir(parents=True)
+    (project / "program").write_text("hello")
+    (tmp_path / "closed" / "secret").write_text("secret")
+    project.parent.chmod(0o700)
+    cover, uncover = reach.obstacles([project])
+    for name in ("hosts", "resolv"):
+        (tmp_path / name).touch()
+    spec = {"name": "n", "binds": [], "cover": cover, "uncover": uncover}
+    spec |= {name: str(tmp_path / name) for name in ("hosts", "resolv")}
+    init = namespaces.start_init([spec], log=tmp_path / "log")
+    try:
+        node = NodeRecord(name="n", kind="host", namespaces=init.make()["n"])
+        record = LabRecord(
+            version=1,
+            name="x",
+            state="building",
+            created_at=0,
+            names=(),
+            nodes=(node,),
+            init=init.process,
+        )
+
+        def read(path: Path) -> str:
+            user = ["setpriv", "--reuid", "64198", "--clear-groups", "cat", str(path)]
+            command = partial(subprocess.run, user, capture_output=True, text=True)
+            return namespaces.call_inside(
+                record, node, lambda: command().stdout, kinds=namespaces.EVERYTHING
+            )
+
+        assert read(project / "program") == "hello"
+        assert read(project.parent / "secret") == ""
+    finally:
+        init.close()
+    assert stat.S_IMODE(project.parent.stat().st_mode) == 0o700
+    assert (project.parent / "secret").read_text() == "secret"
+    wait_until(lambda: not processes.is_alive(init.process))

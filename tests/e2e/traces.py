@@ -1,5 +1,9 @@
-"""What a lab has put into this machine, and what of it is still there. Everything is looked for by
-the lab's own names and inodes, so that other labs may come and go meanwhile."""
+"""What a lab has put into this machine, and what of it is still there.
+
+Everything is looked for by the lab's own names and inodes, so that other labs may come and go
+meanwhile. The kernel gives a dead namespace's inode to the next one at once: a process counts only
+if it is older than the moment the inode was noted.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +27,14 @@ class Traces:
     """What to look for after a lab's end.
 
     namespaces  inodes of its network, mount and PID namespaces
+    noted_ticks  when, in clock ticks since boot
     programs    ids of the BPF programs attached in it
     links, tables, pins  of the host, before the lab was made
     """
 
     lab: str
     namespaces: frozenset[int]
+    noted_ticks: int
     programs: frozenset[int]
     links: frozenset[str]
     tables: frozenset[str]
@@ -40,6 +46,7 @@ def of_host() -> Traces:
     return Traces(
         lab="",
         namespaces=frozenset(),
+        noted_ticks=0,
         programs=frozenset(),
         links=_links(),
         tables=_tables(),
@@ -59,6 +66,7 @@ def of_lab(lab: Lab, host: Traces) -> Traces:
     return Traces(
         lab=lab.name,
         namespaces=frozenset(inode for inode in inodes if inode is not None),
+        noted_ticks=int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")),
         programs=frozenset(_programs(lab)),
         links=host.links,
         tables=host.tables,
@@ -87,8 +95,6 @@ def _left(traces: Traces) -> Iterator[str]:
         for line in table:
             if f"/{traces.lab}." in line or f"/labs/{traces.lab}/" in line:
                 yield f"mount {line.strip()}"
-            elif any(f"net:[{inode}]" in line for inode in traces.namespaces):
-                yield f"mount {line.strip()}"
     yield from _processes(traces)
     yield from (f"link {name}" for name in _links() - traces.links if _LINKS.fullmatch(name))
     yield from (f"table {name}" for name in _tables() - traces.tables if "zt" in name)
@@ -100,6 +106,9 @@ def _processes(traces: Traces) -> Iterator[str]:
     """Whoever is in one of the namespaces, holds one open, or has the lab's files as arguments."""
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        found = processes.identify(int(entry))
+        if found is None or found.started_ticks > traces.noted_ticks:
             continue
         for kind in ("net", "mnt", "pid"):
             if processes.namespace_inode(int(entry), kind) in traces.namespaces:

@@ -161,11 +161,11 @@ def prepare_mounts(node: dict[str, Any]) -> None:
     syscalls.mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     syscalls.mount("bpf", "/sys/fs/bpf", "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=700")
     _mount_if_there("tracefs", "/sys/kernel/tracing")
-    _uncover(node["cover"], node["uncover"])
-    # Opened before /run is replaced: the lab's state may lie below it.
+    # Opened before directories are covered and /run is replaced: the lab's state may lie below.
     sources = {path: os.open(path, os.O_PATH) for path, _ in node["binds"]}
     for path in (node["hosts"], node["resolv"]):
         sources[path] = os.open(path, os.O_PATH)
+    _uncover(node["cover"], node["uncover"])
     syscalls.mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     for name, mode in RUN_DIRECTORIES.items():
         os.mkdir(f"/run/{name}")
