@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 WATCH_S = 1.0
 HANDSHAKE_S = 0.1
+RESOLVE_S = 30.0
 
 
 def serve(config_path: Path, *, standalone_path: Path | None = None) -> None:
@@ -209,7 +210,7 @@ class Agent:
                 log.exception("not everything could be undone")
 
     def _watch_over(self) -> None:
-        repair_at = 0.0
+        repair_at, resolve_at = 0.0, time.monotonic() + RESOLVE_S
         waits = True
         while not self._stopping.is_set():
             self._look_now.wait(HANDSHAKE_S if waits else WATCH_S)
@@ -217,6 +218,9 @@ class Agent:
             if time.monotonic() >= repair_at:
                 self._attempt(self.sync.repair)
                 repair_at = time.monotonic() + WATCH_S
+            if time.monotonic() >= resolve_at:
+                self._attempt(self.sync.resolve_again)
+                resolve_at = time.monotonic() + RESOLVE_S
             waits = bool(self._attempt(self.sync.hasten_handshakes))
 
     def _attempt(self, what: Callable[[], object]) -> object:
@@ -285,8 +289,8 @@ class Agent:
             mode = AuthzMode[str(request.get("mode")).upper()]
         except KeyError:
             raise ZtError(f"want observe or enforce, got {request.get('mode')!r}") from None
-        self.switches.set_authz_mode(mode)
         self.sync.set_authz_mode(mode)
+        self.switches.set_authz_mode(mode)
         log.info("authz_mode is %s", mode.word)
         return None
 
@@ -294,8 +298,8 @@ class Agent:
         enabled = request.get("enabled")
         if not isinstance(enabled, bool):
             raise ZtError(f"want true or false, got {enabled!r}")
-        self.switches.set_logging(enabled)
         self.sync.set_logging(enabled=enabled)
+        self.switches.set_logging(enabled)
         log.info("logging is %s", "on" if enabled else "off")
         return None
 

@@ -5,6 +5,7 @@ One lock: whoever changes or reads WireGuard, routes or maps holds it, whichever
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -64,6 +65,7 @@ class Synchronizer:
         self._config: NodeConfig | None = None
         self._applied: Desired | None = None
         self._compiled: DatapathState | None = None
+        self._unresolved: set[str] = set()
         self._mode = settings.authz_mode
         self._health = Health(attached=dict.fromkeys(Hook, False), belt_installed=False, drift=0)
         self._is_closed = False
@@ -105,6 +107,9 @@ class Synchronizer:
             if self._is_closed:
                 return
             self._is_closed = True
+            if self._backend is None:
+                self._links.close()
+                return  # nothing was made, and what is there is somebody else's
             steps: list[tuple[str, Callable[[], Any]]] = [
                 ("belt", lambda: belt.remove(self._interface)),
                 ("rules", lambda: self._links.set_outside(None)),
@@ -113,8 +118,7 @@ class Synchronizer:
             ]
             if self._datapath is not None:
                 steps.insert(1, ("programs", self._datapath.detach))
-            if self._backend is not None:
-                steps.append(("interface", self._backend.close))
+            steps.append(("interface", self._backend.close))
             if self._datapath is not None:
                 steps.append(("maps", self._datapath.close))
             for what, undo in steps:
@@ -162,6 +166,8 @@ class Synchronizer:
                 self._go_back()
                 raise
             self._config, self._applied, self._compiled = config, wanted, state
+            named = {peer.endpoint for peer in config.peers if peer.endpoint}
+            self._unresolved = named - endpoints.keys()
             self._look()
 
     def compiled(self, config: NodeConfig) -> DatapathState:
@@ -221,9 +227,11 @@ class Synchronizer:
         if wanted.outside is not None:
             values |= host.TUNNEL_DEFAULT
         self._sysctls.set(values)
-        was = self._config is not None and self._masquerades(self._config)
-        if was != self._masquerades(config):
-            host.set_masquerade(self._interface, enabled=self._masquerades(config))
+        masquerades = self._masquerades(config)
+        # At first also to take away what a predecessor may have left.
+        is_first = self._config is None and is_gateway
+        if is_first or masquerades != (self._config and self._masquerades(self._config) or False):
+            host.set_masquerade(self._interface, enabled=masquerades)
 
     def _masquerades(self, config: NodeConfig) -> bool:
         return config.node.role == "gateway" and self._settings.gateway.masquerade
@@ -239,11 +247,12 @@ class Synchronizer:
         with self._lock:
             if mode is AuthzMode.ENFORCE:
                 self._dp.set_authz_mode(mode)
+                self._mode = mode  # from here on the watch puts on a belt that is missing
                 belt.install(self._interface, self._marks)
             else:
                 belt.remove(self._interface)
+                self._mode = mode
                 self._dp.set_authz_mode(mode)
-            self._mode = mode
             installed = belt.is_installed(self._interface)
             self._health = replace(self._health, belt_installed=installed)
 
@@ -263,29 +272,37 @@ class Synchronizer:
                 self._rebuild()
                 self._look()
                 return
-            gone = [hook.word for hook, attached in self._dp.is_attached().items() if not attached]
+            before = self._look()
+            gone = [hook.word for hook, attached in before.attached.items() if not attached]
             if gone:
                 log.warning("the programs were removed from %s: attached again", ", ".join(gone))
                 self._dp.repair()
-            enforces = self._mode is AuthzMode.ENFORCE
-            if enforces and not belt.is_installed(self._interface):
+            slack = self._mode is AuthzMode.ENFORCE and not before.belt_installed
+            if slack:
                 log.warning("the belt was removed: installed again")
                 belt.install(self._interface, self._marks)
-            if self._config is not None and not self._links.is_up(self._interface):
+            is_down = self._config is not None and not self._links.is_up(self._interface)
+            if is_down and self._config is not None:
                 log.warning("%s was taken down: up again", self._interface)
                 self._bring_up()
                 self.apply(self._config)
-            self._look()
+            if gone or slack:
+                self._look()
 
     def _rebuild(self) -> None:
         log.warning("%s is gone: made again", self._interface)
+        self._applied = None
         self._wg.close()
         self._wg.open()
         self._configure()
         self._handshakes.forget()
         self._bring_up()
-        self._applied = None
         if self._config is not None:
+            self.apply(self._config)
+
+    def resolve_again(self) -> None:
+        """Dial the peers whose names did not resolve before, if they do now."""
+        if self._config is not None and host.resolve(self._unresolved):
             self.apply(self._config)
 
     def hasten_handshakes(self) -> bool:
@@ -320,11 +337,12 @@ class Synchronizer:
         return self._health
 
     def peers(self) -> Mapping[str, WgPeer]:
-        """The peers of the interface, read back."""
-        with self._lock:
+        """The peers of the interface, read back; none while it cannot be read."""
+        with self._lock, contextlib.suppress(ZtError):
             return self._wg.state().peers
+        return {}
 
-    def _look(self) -> None:
+    def _look(self) -> Health:
         found = 0
         if self._config is not None and self._compiled is not None:
             found = drift(self._config, self._compiled, self._wg.state(), self._dp.identities())
@@ -333,6 +351,7 @@ class Synchronizer:
             belt_installed=belt.is_installed(self._interface),
             drift=found,
         )
+        return self._health
 
     def _observed(self) -> Observed:
         wg: WgState = self._wg.state()

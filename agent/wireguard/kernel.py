@@ -81,7 +81,7 @@ class KernelWireGuard:
 
     def state(self) -> WgState:
         try:
-            messages = list(self._netlink.info(self._interface))
+            messages = list(self._opened.info(self._interface))
         except NetlinkError as error:
             raise ZtError(f"cannot read {self._interface}: {error}") from error
         return merged(messages)
@@ -95,9 +95,15 @@ class KernelWireGuard:
             self._netlink = None
         self._links.delete(self._interface)
 
+    @property
+    def _opened(self) -> Any:
+        if self._netlink is None:
+            raise ZtError(f"the interface {self._interface} is not open")
+        return self._netlink
+
     def _set(self, **what: Any) -> None:
         try:
-            self._netlink.set(self._interface, **what)
+            self._opened.set(self._interface, **what)
         except NetlinkError as error:
             # The message says what was set, by name only: a private key is among the values.
             raise ZtError(
