@@ -67,7 +67,7 @@ struct zt_icmp {
 	__u16 checksum, id, sequence;
 };
 
-/* Where the transport header lies. All in bytes; start from the beginning of the skb. */
+/* Where the transport header and what follows it lie, in bytes from the beginning of the skb. */
 struct zt_transport {
 	__u32 start;
 	__u32 length;
@@ -83,7 +83,7 @@ static __always_inline int zt_parse_ipv4(struct __sk_buff *skb, struct zt_packet
 		return ZT_MALFORMED;
 	header = (ip.version_ihl & 0xf) * 4;
 	total = zt_ntohs(ip.total_length);
-	if (!total && skb->gso_segs) /* BIG TCP: longer than the field can say */
+	if (!total && skb->gso_size) /* BIG TCP: longer than the field can say */
 		total = available;
 	if (header < sizeof(ip) || total < header || total > available)
 		return ZT_MALFORMED;
@@ -152,7 +152,7 @@ static __always_inline int zt_parse_ipv6(struct __sk_buff *skb, struct zt_packet
 	if (bpf_skb_load_bytes(skb, zt_l3_offset, &ip, sizeof(ip)))
 		return ZT_MALFORMED;
 	payload = zt_ntohs(ip.payload_length);
-	if (!payload && skb->gso_segs)
+	if (!payload && skb->gso_size)
 		payload = available - sizeof(ip);
 	if (payload > available - sizeof(ip))
 		return ZT_MALFORMED;
@@ -165,8 +165,8 @@ static __always_inline int zt_parse_ipv6(struct __sk_buff *skb, struct zt_packet
 	return zt_walk_extensions(skb, packet, transport);
 }
 
-/* Ports and flags. Returns the length of the transport header, 0 where it is malformed; a
- * protocol we do not read has a header of 0 bytes, said as 1 too many. */
+/* Ports and flags, and the SIZE of the transport header: 0 of a protocol that is not read. Returns 0
+ * or ZT_MALFORMED. */
 static __always_inline int zt_parse_transport(struct __sk_buff *skb, struct zt_packet *packet,
 					      struct zt_transport *transport, __u32 *size)
 {
@@ -221,11 +221,22 @@ static __always_inline int zt_parse_transport(struct __sk_buff *skb, struct zt_p
 	return 0;
 }
 
+/* How many packets it is on the wire, PAYLOAD being all bytes behind its headers. A GSO packet that
+ * came through a tun device has its size of segments, but not their number yet. */
+static __always_inline __u32 zt_segments(struct __sk_buff *skb, __u32 payload)
+{
+	__u32 segments = skb->gso_segs, size = skb->gso_size;
+
+	if (!segments && size)
+		segments = (payload + size - 1) / size;
+	return segments ? segments : 1;
+}
+
 /* Fills PACKET, whose bytes are all zero before. */
 static __always_inline void zt_parse(struct __sk_buff *skb, struct zt_packet *packet)
 {
+	__u32 total = skb->len - zt_l3_offset, headers = 0, size = 0;
 	struct zt_transport transport = {};
-	__u32 header = 0, length = 0, segments = skb->gso_segs;
 	__u8 version = 0;
 
 	if (bpf_skb_load_bytes(skb, zt_l3_offset, &version, sizeof(version)))
@@ -237,11 +248,11 @@ static __always_inline void zt_parse(struct __sk_buff *skb, struct zt_packet *pa
 	else
 		packet->fault = ZT_MALFORMED;
 	if (!packet->fault)
-		packet->fault = zt_parse_transport(skb, packet, &transport, &length);
-	header = transport.start - zt_l3_offset + length;
-
-	packet->packets = segments ? segments : 1;
-	packet->bytes = skb->len - zt_l3_offset + (packet->packets - 1) * header;
+		packet->fault = zt_parse_transport(skb, packet, &transport, &size);
+	if (transport.start)
+		headers = transport.start - zt_l3_offset + size;
+	packet->packets = zt_segments(skb, total - headers);
+	packet->bytes = total + (packet->packets - 1) * headers;
 }
 
 #endif

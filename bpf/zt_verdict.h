@@ -84,9 +84,6 @@ static __always_inline struct zt_flow *zt_find_flow(struct zt_passage *passage)
 	    (!zt_flow_is_forward(flow, passage) || zt_flow_is_closing(flow) ||
 	     zt_is_tombstone(flow->judged)))
 		return 0;
-	/* In observe nothing is judged, so nothing that was judged holds. */
-	if (!passage->is_enforcing && zt_is_tombstone(flow->judged))
-		return 0;
 	return flow;
 }
 
@@ -107,12 +104,22 @@ static __always_inline bool zt_open_flow(struct zt_passage *passage, __u64 judge
 
 static __always_inline void zt_observe(struct zt_passage *passage, struct zt_flow *flow)
 {
-	passage->judged = zt_judgement(flow ? ZT_ESTABLISHED : ZT_OBSERVED, 0);
-	if (flow)
-		zt_flow_touch(flow, passage);
-	else if (passage->may_open)
-		/* Epoch 0: to be judged at the first packet after a flip to enforce. */
-		zt_open_flow(passage, zt_judgement(ZT_ALLOWED, 0));
+	/* Epoch 0: to be judged at the first packet after a flip to enforce. */
+	const __u64 unjudged = zt_judgement(ZT_ALLOWED, 0);
+
+	if (!flow) {
+		if (passage->may_open)
+			zt_open_flow(passage, unjudged);
+		return;
+	}
+	/* A tombstone lives again, and still knows who began it. */
+	if (zt_is_tombstone(flow->judged)) {
+		flow->judged = unjudged;
+		passage->is_first = 1;
+	} else {
+		passage->judged = zt_judgement(ZT_ESTABLISHED, 0);
+	}
+	zt_flow_touch(flow, passage);
 }
 
 /* A packet whose form is at fault, in enforce. */

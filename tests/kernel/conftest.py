@@ -48,13 +48,13 @@ class Node:
         self.datapath.apply_policy(state)
         self.datapath.put_identities(state)
 
-    def ingress(self, packet: bytes, *, mark: int = 0, gso_segs: int = 0) -> Passage:
-        """PACKET comes out of the tunnel."""
-        return self._pass(Hook.INGRESS, packet, mark=mark, gso_segs=gso_segs)
+    def ingress(self, packet: bytes, *, mark: int = 0, gso: tuple[int, int] = (0, 0)) -> Passage:
+        """PACKET comes out of the tunnel; GSO: its number and size of segments."""
+        return self._pass(Hook.INGRESS, packet, mark=mark, gso=gso)
 
-    def egress(self, packet: bytes, *, gso_segs: int = 0) -> Passage:
+    def egress(self, packet: bytes) -> Passage:
         """This node sends PACKET into the tunnel."""
-        return self._pass(Hook.EGRESS, packet, gso_segs=gso_segs)
+        return self._pass(Hook.EGRESS, packet)
 
     def from_lan(self, packet: bytes) -> Passage:
         """PACKET came from another interface and is about to enter the tunnel."""
@@ -71,7 +71,7 @@ class Node:
         *,
         mark: int = 0,
         ingress_ifindex: int = 0,
-        gso_segs: int = 0,
+        gso: tuple[int, int] = (0, 0),
     ) -> Passage:
         outcome = testrun.run(
             self.datapath.programs[hook],
@@ -79,7 +79,8 @@ class Node:
             mark=mark,
             ingress_ifindex=ingress_ifindex,
             ifindex=LOOPBACK,
-            gso_segs=gso_segs,
+            gso_segs=gso[0],
+            gso_size=gso[1],
         )
         assert outcome.retval in (testrun.PASSED, testrun.DROPPED)
         assert outcome.data == packet, "a program changed the packet"

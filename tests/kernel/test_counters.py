@@ -35,6 +35,7 @@ def test_packets_and_bytes_are_counted_to_the_last_one(node: Node) -> None:
     assert node.datapath.uncounted_packets() == 0
 
 
+@pytest.mark.parametrize("gso", [(4, 500), (0, 500), (0, 510)], ids=["GRO", "tun", "tun, uneven"])
 @pytest.mark.parametrize(
     ("packet", "header"),
     [
@@ -43,9 +44,11 @@ def test_packets_and_bytes_are_counted_to_the_last_one(node: Node) -> None:
     ],
     ids=["TCP", "UDP"],
 )
-def test_a_gso_packet_counts_as_its_segments(node: Node, packet: bytes, header: int) -> None:
+def test_a_gso_packet_counts_as_its_segments(
+    node: Node, packet: bytes, header: int, gso: tuple[int, int]
+) -> None:
     node.configure(node_config(default="allow"))
-    node.ingress(packet, gso_segs=4)
+    node.ingress(packet, gso=gso)
     counted = {(TAGS["web"], Hook.INGRESS, Verdict.ALLOWED): (4, 2000 + 4 * header)}
     assert node.counted() == counted
 

@@ -120,6 +120,20 @@ def test_back_in_observe_a_tombstone_holds_nothing_back(node: Node) -> None:
     assert node.ingress(DATA).verdict is Verdict.NO_RULE
 
 
+def test_who_began_a_conversation_is_not_forgotten_in_observe(node: Node) -> None:
+    question, answer = p.udp(p.WEB, p.API, 1000, 53), p.udp(p.API, p.WEB, 53, 1000)
+    node.configure(node_config(rule("dns", "web", "api", "allow", proto="udp")))
+    assert node.ingress(question).passed and node.egress(answer).passed
+    node.configure(REVOKED)
+    assert not node.egress(answer).passed
+    node.datapath.set_authz_mode(AuthzMode.OBSERVE)
+    revived = node.egress(answer)  # this node speaks first now, and still only answers
+    assert revived.verdict is Verdict.OBSERVED and revived.event.is_first
+    node.datapath.set_authz_mode(AuthzMode.ENFORCE)
+    assert node.ingress(question).verdict is Verdict.NO_RULE
+    assert node.egress(answer).verdict is Verdict.NO_RULE
+
+
 def test_a_revocation_while_observing_counts_at_the_flip(node: Node) -> None:
     node.configure(ALLOWED)
     open_connection(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from agent.datapath.datapath import Datapath, _require_sizes
 from agent.datapath.limits import Limits
 from agent.datapath.maps import BpfMap
 from agent.datapath.state import IdentityEntry
+from tests.kernel import packets as p
+from tests.kernel import testrun
 from tests.kernel.conftest import MARKS, Node
 from tests.unit.agent.datapath.configs import node_config, rule
 from ztlab.errors import HostUnfit, ZtError
-from ztlab.model.verdict import AuthzMode, Hook
+from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf]
 
@@ -108,6 +111,40 @@ def test_the_epoch_wraps_round_zero_which_means_never(node: Node) -> None:
     node.configure(CONFIG)
     assert 0 < node.datapath.epoch < 4
     node.datapath._config[word] = before & ~0xFF | node.datapath._config[word] & 0xFF
+
+
+def test_a_policy_switched_under_traffic_drops_nothing_that_both_allow(node: Node) -> None:
+    """Packets of no flow, so that each is judged, on another CPU while the slots change."""
+    node.datapath.set_logging(False)
+    timestamp = bytes(p.ip(p.WEB, p.API) / p.ICMP(type=13))
+    program = node.datapath.programs[Hook.INGRESS]
+    policies = [
+        desired_state(node_config(rule(name, *ends, "allow", proto=proto), default="deny"))
+        for name, ends, proto in (("a", ("web", "api"), "icmp"), ("b", ("*", "*"), "any"))
+    ]
+    node.configure(node_config(rule("a", "web", "api", "allow", proto="icmp")))
+    stop = threading.Event()
+    sent = 0
+
+    def send() -> None:
+        nonlocal sent
+        while not stop.is_set():
+            testrun.run(program, timestamp, repeat=5000)
+            sent += 5000
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    epoch = node.datapath.epoch
+    try:
+        for i in range(100):
+            assert node.datapath.apply_policy(policies[1 - i % 2])
+    finally:
+        stop.set()
+        sender.join()
+    assert node.datapath.epoch == epoch + 100
+    assert sent > 5000
+    counted = {key[2]: packets for key, (packets, _) in node.counted().items()}
+    assert counted == {Verdict.ALLOWED: sent}
 
 
 def test_thousands_of_entries_are_written_read_and_deleted(node: Node) -> None:

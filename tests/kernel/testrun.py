@@ -47,6 +47,9 @@ class _SkBuff(ctypes.Structure):
         ("tstamp", ctypes.c_uint64),
         ("wire_len", ctypes.c_uint32),
         ("gso_segs", ctypes.c_uint32),
+        ("sk", ctypes.c_uint64),
+        ("gso_size", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
     ]
 
 
@@ -90,6 +93,7 @@ def run(
     ingress_ifindex: int = 0,
     ifindex: int = 1,
     gso_segs: int = 0,
+    gso_size: int = 0,
     repeat: int = 1,
 ) -> Outcome:
     """PACKET, from its IP header on, through the program with this file descriptor."""
@@ -97,7 +101,11 @@ def run(
     # version only.
     frame = bytes(12) + b"\x88\xb5" + packet
     context = _SkBuff(
-        mark=mark, ingress_ifindex=ingress_ifindex, ifindex=ifindex, gso_segs=gso_segs
+        mark=mark,
+        ingress_ifindex=ingress_ifindex,
+        ifindex=ifindex,
+        gso_segs=gso_segs,
+        gso_size=gso_size,
     )
     after = ctypes.create_string_buffer(512)  # the whole of it, on any kernel
     out = ctypes.create_string_buffer(len(frame) + 256)

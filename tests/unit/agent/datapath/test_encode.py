@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from agent.abi import PolicyFlag
+from agent.datapath.compile import desired_state
+from agent.datapath.encode import (
+    identity_entries,
+    in_slot,
+    policy_entries,
+    policy_flags,
+    read_identities,
+)
+from tests.unit.agent.datapath.configs import node_config, rule
+
+STATE = desired_state(
+    node_config(rule("r", "web", "*", "allow", proto="tcp", ports=("1-6",)), default="allow")
+)
+
+
+def test_identities_read_back_are_those_written() -> None:
+    ids, nets = identity_entries(STATE)
+    assert len(ids) == 7 and len(nets) == 3
+    assert read_identities(ids, nets) == STATE.identities
+
+
+def test_the_two_slots_never_share_an_entry() -> None:
+    first, second = policy_entries(STATE, 0), policy_entries(STATE, 1)
+    assert len(first[0]) == len(STATE.policy) and not first[0].keys() & second[0].keys()
+    both = {**first[0], **second[0]}, {**first[1], **second[1]}
+    assert in_slot(*both, 0) == first
+    assert in_slot(*both, 1) == second
+
+
+def test_the_flags_say_default_and_role() -> None:
+    assert policy_flags(STATE) == PolicyFlag.DEFAULT_ALLOW
+    assert policy_flags(desired_state(node_config(role="client"))) == PolicyFlag.CLIENT
+    assert policy_flags(desired_state(node_config())) == PolicyFlag(0)
