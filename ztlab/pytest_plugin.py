@@ -82,6 +82,11 @@ class ScenarioItem(pytest.Item):
         return self.path, None, f"scenario {self.path.name}"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known where the project's own settings are not."""
+    config.addinivalue_line("markers", "lab: builds a whole lab, with coordinator and agents")
+
+
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFile | None:
     """A scenario, if FILE_PATH looks like one."""
     if file_path.suffix not in (".yaml", ".yml"):

@@ -16,8 +16,6 @@ from ztlab.scenario.doubts import doubts
 from ztlab.scenario.expect import LISTS
 from ztlab.scenario.model import Scenario
 
-_PART = re.compile(r"[^.\[\]]+|\[\d+\]")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
@@ -106,44 +104,58 @@ def _name_faults_of_the_rest(data: Any, problems: tuple[str, ...]) -> list[str]:
     if not isinstance(data, Mapping):
         return []
     names = Names.of(data)
-    for _ in range(4):  # cutting a key out can leave its parent incomplete, so cut again, higher
+    for _ in range(5):  # cutting a key out can leave its parent incomplete, so cut again, higher
         for problem in problems:
-            data = _without(data, problem.partition(": ")[0])
+            path, _, message = problem.partition(": ")
+            data = _cut(data, _parts(path, is_missing=message == "missing"))
         try:
             return list(name_faults(decode(Scenario, data), names))
         except SchemaError as error:
-            problems = tuple(_parent_of_missing(problem) for problem in error.problems)
+            problems = error.problems
     return []
 
 
-def _parent_of_missing(problem: str) -> str:
-    path, _, message = problem.partition(": ")
-    if message == "missing" and "." in path:
-        path = path.rpartition(".")[0]
-    return f"{path}: {message}"
+# What must be there, in place of what is cut out.
+_PLACEHOLDERS: dict[tuple[str, ...], Any] = {
+    ("name",): "cut-out",
+    ("nodes",): {},
+    ("steps",): [],
+    ("steps", "*"): {"name": "cut out", "stop_stream": ""},
+    ("steps", "*", "name"): "cut out",
+}
 
 
-def _without(value: Any, path: str) -> Any:
-    """VALUE without what stands at PATH; a step is replaced by one that does nothing."""
-    return _cut(value, _PART.findall(path), depth=0)
+def _parts(path: str, *, is_missing: bool) -> tuple[str, ...]:
+    """Which part to cut for a fault at PATH: never one item of a list, but for a whole step."""
+    parts = tuple(re.findall(r"[^.\[\]]+|\[\d+\]", path))
+    if is_missing and _shape(parts) not in _PLACEHOLDERS:
+        parts = parts[:-1]
+    start = 2 if parts[:1] == ("steps",) else 0
+    for i, part in enumerate(parts):
+        if i >= start and part.startswith("["):
+            return parts[:i]
+    return parts
 
 
-_NOTHING = {"name": "cut out", "stop_stream": ""}
+def _shape(parts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple("*" if part.startswith("[") else part for part in parts)
 
 
-def _cut(value: Any, parts: list[str], *, depth: int) -> Any:
+def _cut(data: Any, parts: tuple[str, ...], done: tuple[str, ...] = ()) -> Any:
+    """DATA without the part at PARTS, or with its placeholder; as it is where there is no such."""
     if not parts:
-        return value
+        return data
     head, rest = parts[0], parts[1:]
-    if depth == 0 and head in ("name", "steps") and len(rest) == 0:
-        return {**value, head: "cut-out" if head == "name" else []}
-    if depth == 0 and head == "nodes" and not rest:
-        return {**value, head: {}}
-    if depth == 1 and head.startswith("[") and isinstance(value, list):  # one step
+    here = (*done, head)
+    if head.startswith("[") and isinstance(data, list):
         index = int(head[1:-1])
-        return [_NOTHING if i == index else item for i, item in enumerate(value)]
-    if not isinstance(value, Mapping) or head not in value:
-        return value
-    if rest and not rest[0].startswith("[") or head == "steps":
-        return {**value, head: _cut(value[head], rest, depth=depth + 1)}
-    return {key: item for key, item in value.items() if key != head}
+        new = _cut(data[index], rest, here) if rest else _PLACEHOLDERS[_shape(here)]
+        return [new if i == index else item for i, item in enumerate(data)]
+    if not isinstance(data, Mapping):
+        return data
+    if rest:
+        return {k: _cut(v, rest, here) if k == head else v for k, v in data.items()}
+    left = {k: v for k, v in data.items() if k != head}
+    if _shape(here) in _PLACEHOLDERS:
+        left[head] = _PLACEHOLDERS[_shape(here)]
+    return left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Any
@@ -185,5 +186,5 @@ def junit(reports: tuple[Report, ...]) -> str:
 
 
 def _xml_safe(text: str) -> str:
-    """TEXT without the control characters XML 1.0 has no way to write."""
-    return "".join(c if c in "\t\n" or ord(c) >= 32 else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """TEXT with what XML 1.0 has no way to write (section 2.2) replaced."""
+    return re.sub(r"[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)

@@ -35,6 +35,29 @@ def test_a_claim_is_decided_as_soon_as_it_can_be_and_not_before(
     assert judge(quantifier, finding, elapsed_s) is state
 
 
+@pytest.mark.parametrize(
+    ("finding", "true_for_s", "state"),
+    [
+        (YES, 0.0, State.WAITING),
+        (YES, 0.19, State.WAITING),
+        (YES, 0.2, State.HOLDS),
+        (NO, 0.0, State.WAITING),
+        (BEYOND, 0.0, State.FAILS),
+    ],
+)
+def test_what_must_settle_holds_only_when_it_stood_still(
+    finding: Finding, true_for_s: float, state: State
+) -> None:
+    quantifier = Eventually(within_s=2, settles_s=0.2)
+    assert judge(quantifier, finding, 1.0, true_for_s=true_for_s) is state
+
+
+def test_what_became_true_in_time_may_settle_after_it() -> None:
+    quantifier = Eventually(within_s=2, settles_s=0.2)
+    assert judge(quantifier, YES, 2.1, true_for_s=0.15) is State.WAITING
+    assert judge(quantifier, YES, 2.2, true_for_s=0.25) is State.HOLDS
+
+
 def test_a_quantifier_reads_as_the_end_of_a_sentence() -> None:
     assert f"it holds{Eventually(within_s=5)}" == "it holds within 5 s"
     assert f"it holds{Eventually(within_s=0)}" == "it holds"
