@@ -19,6 +19,8 @@ from agent.datapath.state import DatapathState
 from ztlab.model.config import NodeConfig
 from ztlab.model.identity import TAG_UNKNOWN, TAG_WORLD, UNKNOWN, WORLD
 
+NO_ADDRESS = "::"  # of a packet that could not be parsed
+
 
 @dataclass(frozen=True, slots=True)
 class PeerName:
@@ -79,8 +81,8 @@ def record(event: DatapathEvent, names: Names) -> dict[str, Any]:
         "kind": "flow" if event.is_first else "packet",
         "verdict": event.verdict.word,
         "hook": event.hook.word,
-        "source": None if event.source is None else str(event.source),
-        "destination": None if event.destination is None else str(event.destination),
+        "source": NO_ADDRESS if event.source is None else str(event.source),
+        "destination": NO_ADDRESS if event.destination is None else str(event.destination),
         "protocol": event.protocol,
         "source_port": event.source_port,
         "destination_port": event.destination_port,
