@@ -98,6 +98,7 @@ def test_a_child_ends_with_the_process_that_started_it(lab: Lab) -> None:
 
 def test_a_daemon_outlives_its_starter_and_belongs_to_the_lab(lab: Lab, tmp_path: Path) -> None:
     inner = lab.spawn("h2", ["sh", "-c", "echo hello; exec sleep 1000"], tmp_path / "log")
+    wait_until(lambda: any("sleep" in p.argv for p in lab.processes("h2")))
     (found,) = [p for p in lab.processes("h2") if "sleep" in p.argv]
     assert found.inner_pid == inner
     status = Path(f"/proc/{found.pid}/status").read_text()
@@ -215,33 +216,32 @@ def test_down_works_after_the_labs_first_process_was_killed(lab: Lab) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_up_half_way_the_lab_goes_with_it(lab_name: str, number: int) -> None:
-    """`up` is stopped from outside while a listener of its lab cannot come up."""
+    """`up` is stopped while it waits, for ever in this test, for the lab's listeners."""
     code = (
-        "import sys\n"
-        "from dataclasses import replace\n"
-        "from tests.e2e.test_lab_hosts import plan, stuck\n"
+        "import signal\n"
+        "from tests.e2e.test_lab_hosts import plan\n"
         "from ztlab.cli.build_commands import _terminated_as_interrupted\n"
         "from ztlab.lab import build\n"
-        f"with _terminated_as_interrupted(): build.up(stuck(plan({lab_name!r})))\n"
+        "from ztlab.lab.lab import Lab\n"
+        "Lab.wait_for_listener = lambda *_, **__: (print('held', flush=True), signal.pause())\n"
+        f"with _terminated_as_interrupted(): build.up(plan({lab_name!r}))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    wait_until(lambda: (state.lab_dir(lab_name) / "nodes/h1/listener.log").exists())
-    lab = Lab.open(lab_name)
-    before = traces.of_lab(lab, traces.of_host())
-    process.send_signal(number)
-    assert process.wait(10) != 0
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[2],
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        lab = Lab.open(lab_name)
+        before = traces.of_lab(lab, traces.of_host())
+        process.send_signal(number)
+    assert process.returncode != 0
     if number == signal.SIGKILL:
         wait_until(lambda: lab.status == "dead")  # the kernel's part, without anybody's help
         teardown.down(lab_name)
     assert traces.left(before) == []
-
-
-def stuck(lab: LabPlan) -> LabPlan:
-    """LAB with a listener on a port that its own first listener has taken."""
-    from dataclasses import replace
-
-    h1 = replace(lab.nodes[0], listen=(TCP, TCP, UDP))
-    return replace(lab, nodes=(h1, lab.nodes[1]))
 
 
 def test_exec_passes_streams_arguments_and_the_exit_code_through(lab: Lab) -> None:

@@ -136,5 +136,6 @@ def test_a_deadline_that_passes_is_told_with_what_was_missing_and_leaves_nothing
 ) -> None:
     done = ztlab("up", str(SCENARIO), "--name", lab_name, "--timeout", "1")
     assert done.returncode == 1
+    assert any(what in done.stderr for what in ("not done after", "did not", "does not answer"))
     assert "Traceback" not in done.stderr
     assert not state.root().exists()

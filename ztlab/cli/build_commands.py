@@ -76,8 +76,10 @@ def _terminated_as_interrupted() -> Iterator[None]:
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # nohup: then it stays ignored
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
@@ -96,10 +98,11 @@ def _progress(lab: str, *, quiet: bool) -> Iterator[Progress]:
         )
     else:
         from rich.console import Console
+        from rich.markup import escape
 
         with Console(stderr=True).status(f"{lab}: starting") as status:
             yield lambda phase, seen: status.update(
-                f"{lab}: {phase}" + (f"  [dim]{seen}[/dim]" if seen else "")
+                f"{lab}: {phase}" + (f"  [dim]{escape(seen)}[/dim]" if seen else "")
             )
 
 

@@ -14,7 +14,7 @@ from ztlab.client.admin import AdminClient
 from ztlab.errors import DeadlineExceeded, Refused, Unreachable, ZtError
 from ztlab.lab import execute, files, reach, ready, state, teardown
 from ztlab.lab.addressing import Cable, cables
-from ztlab.lab.control import admin_client, admit, enrolling, owner_token_path
+from ztlab.lab.control import admit, enrolling, owner_token_path
 from ztlab.lab.draft import draft
 from ztlab.lab.lab import Lab, require_root
 from ztlab.lab.links import lay_cables
@@ -181,12 +181,14 @@ def _start_coordinator(building: _Building, daemons: ready.Daemons) -> AdminClie
     log = lab.log_path(COORDINATOR)
     config = ["--config", f"{files.COORDINATOR_HOME}/coordinator.toml"]
     token = f"{files.COORDINATOR_HOME}/{owner_token_path(lab.name).name}"
-    done = lab.run(COORDINATOR, [program, "init", *config, "--owner-token-file", token])
+    command = [program, "init", *config, "--owner-token-file", token]
+    left = max(0.1, building.deadline - time.monotonic())
+    done = lab.run(COORDINATOR, command, timeout_s=left)
     log.write_text(done.stdout + done.stderr)
     if done.returncode != 0:
         raise ZtError(f"`zt-coordinator init` failed; it says:\n{ready.tail(log)}")
     daemons.add(COORDINATOR, lab.spawn(COORDINATOR, [program, "run", *config], log), log)
-    admin = admin_client(lab)
+    admin = lab.admin()
     while True:
         daemons.check()
         try:

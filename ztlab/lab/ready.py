@@ -30,7 +30,7 @@ class Daemons:
 
     def check(self) -> None:
         """ZtError with the last lines of its log if one of them has ended."""
-        for name, (pid, log) in self._started.items():
+        for name, (pid, log) in list(self._started.items()):
             if not execute.is_running(self._lab.record, pid):
                 raise ZtError(
                     f"{name} ended while the lab was starting; its log says:\n{tail(log)}"

@@ -160,6 +160,32 @@ def read(name: str) -> LabRecord:
         ) from None
 
 
+def remains(name: str) -> tuple[InitProcess | None, tuple[str, ...]]:
+    """What has to go with lab NAME: its PID 1 and its names in /run/netns.
+
+    Only these two are read, so that a lab of an older or newer ztlab goes down too. No record: `up`
+    was killed before it made anything.
+    """
+    try:
+        data = json.loads((lab_dir(name) / "lab.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None, ()
+    if not isinstance(data, dict):
+        return None, ()
+    try:
+        init = codec.decode(InitProcess, data["init"]) if data.get("init") else None
+        names_bound = codec.decode(tuple[str, ...], data.get("names", []))
+    except ZtError as error:
+        raise ZtError(
+            f"{lab_dir(name) / 'lab.json'} does not say what lab {name!r} consists of: {error}",
+            hint="kill its ztlab-init by hand, then remove that file and try again",
+        ) from None
+    prefix = f"{name}."
+    return init, tuple(
+        bound for bound in names_bound if bound.startswith(prefix) and "/" not in bound
+    )
+
+
 def write(record: LabRecord) -> None:
     """Replace lab.json in one step, on disk before this returns."""
     path = lab_dir(record.name) / "lab.json"

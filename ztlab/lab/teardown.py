@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from ztlab.errors import DeadlineExceeded, NotFound, ZtError
 from ztlab.lab import processes, state
 from ztlab.lab.names import check_lab_name
-from ztlab.lab.namespaces import NETNS_DIRECTORY, unbind_names
+from ztlab.lab.namespaces import unbind_names
 from ztlab.lab.state import InitProcess
 
 _END_TIMEOUT_S = 20.0
@@ -48,23 +48,11 @@ def down_all() -> tuple[str, ...]:
 
 def remove(name: str) -> None:
     """The work itself, by whoever holds the lab's lock."""
-    try:
-        record = state.read(name)
-    except NotFound:
-        record = None  # killed between making the directory and writing lab.json: nothing followed
-    except ZtError:
-        record = None
-        unbind_names(_names_of(name))
-    if record is not None:
-        if record.init is not None:
-            end(record.init)
-        unbind_names(record.names)
+    init, names = state.remains(name)
+    if init is not None:
+        end(init)
+    unbind_names(names)
     shutil.rmtree(state.lab_dir(name), ignore_errors=False)
-
-
-def _names_of(lab: str) -> list[str]:
-    """The lab's names in /run/netns where its record can no longer say."""
-    return [path.name for path in NETNS_DIRECTORY.glob(f"{lab}.*")]
 
 
 def end(init: InitProcess) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -97,6 +98,26 @@ def test_a_lab_goes_down_whatever_is_left_of_its_record(root: Path, content: str
     assert state.names() == ("mesh",)
     teardown.down("mesh")
     assert not root.exists()
+
+
+def test_a_record_of_another_version_is_enough_to_go_down_by() -> None:
+    made()
+    path = state.lab_dir("mesh") / "lab.json"
+    data = json.loads(path.read_text()) | {"version": 99, "colour": "blue"}
+    path.write_text(json.dumps(data))
+    with pytest.raises(ZtError, match="colour"):
+        state.read("mesh")
+    assert state.remains("mesh")[1][0] == "mesh.switch"
+    teardown.down("mesh")
+    assert state.names() == ()
+
+
+def test_a_record_names_nothing_outside_its_own_lab() -> None:
+    made()
+    path = state.lab_dir("mesh") / "lab.json"
+    data = json.loads(path.read_text()) | {"names": ["mesh.a", "other.b", "../x"]}
+    path.write_text(json.dumps(data))
+    assert state.remains("mesh") == (None, ("mesh.a",))
 
 
 def test_a_lab_of_an_earlier_boot_goes_down_and_nobodys_process_is_killed() -> None:
