@@ -1,0 +1,31 @@
+"""The scenarios in scenarios/, as pytest runs them through the plugin, in parallel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.wireguard, pytest.mark.bpf]
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "scenarios").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_scenario_holds_and_leaves_no_lab(
+    path: Path, state_dir: Path, tmp_path: Path
+) -> None:
+    xml = tmp_path / "report.xml"
+    command = [sys.executable, "-m", "pytest", str(path), "-q", f"--junitxml={xml}", "-rA"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout, done.stdout  # a skip would be a lab that was never built
+    assert "checks hold" in done.stdout
+    (case,) = ElementTree.parse(xml).getroot().iter("testcase")
+    checks = [p.get("value") for p in case.iter("property") if p.get("name") == "checks"]
+    assert int(str(checks[0])) >= 20
+    assert not list(state_dir.glob("labs/*"))
