@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +292,8 @@ def test_an_unknown_or_withdrawn_setup_key_is_401(
     made = admin.create_setup_key(role="mesh")
     admin.delete_setup_key(made.id)
     for key in (made.key or "", proof.format_setup_key(bytes(32), bytes(32)), ""):
-        assert refusal(lambda key=key: challenge(coordinator.node(), Keys(), "enrol", key)) == 401
+        ask = partial(challenge, coordinator.node(), Keys(), "enrol", key)
+        assert refusal(ask) == 401
 
 
 def test_an_expired_setup_key_is_401(coordinator: Coordinator, admin: AdminClient) -> None:
@@ -400,7 +402,7 @@ def test_two_nodes_converge_on_a_policy() -> None:
         assert [peer.name for peer in alice.peers] == ["bob"]
         assert alice.policy is not None and alice.policy.groups == {"all": ("web", "api")}
 
-        assert here.stop() < 5.0  # with both streams open
+        assert here.stop() < 8.0  # with both streams open
         until(lambda: all(f.has_ended for f in followers), "the streams end with it")
         for follower in followers:
             follower.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -42,7 +43,7 @@ def server(certificates: Path, *answers: bytes, hold: bool = False) -> Iterator[
             for answer in answers:
                 plain, _ = listener.accept()
                 with context.wrap_socket(plain, server_side=True) as connection:
-                    connection.recv(65536)
+                    _read_request(connection)
                     connection.sendall(answer)
                     if hold:
                         over.wait(10)
@@ -55,6 +56,14 @@ def server(certificates: Path, *answers: bytes, hold: bool = False) -> Iterator[
             over.set()
             thread.join(timeout=10)
             assert not thread.is_alive()
+
+
+def _read_request(connection: ssl.SSLSocket) -> None:
+    """To its end: hanging up on what is still to be read would reset the connection."""
+    head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    while length and len(body) < int(length[1]):
+        body += connection.recv(65536)
 
 
 def answer(status: str, body: bytes, kind: str = "application/json") -> bytes:

@@ -140,7 +140,7 @@ def write_settings(directory: Path, **changes: Any) -> int:
 def start(directory: Path, *, user: str | None = None) -> subprocess.Popen[bytes]:
     """`zt-coordinator run`, started by USER (None: by us), with its log in DIRECTORY/log."""
     with (directory / "log").open("ab") as log:
-        command = [PROGRAM, "run", "--config", directory / "coordinator.toml"]
+        command = [str(PROGRAM), "run", "--config", str(directory / "coordinator.toml")]
         groups: list[int] | None = None if user is None else []
         return subprocess.Popen(
             command, stdout=log, stderr=log, user=user, group=_group(user), extra_groups=groups
