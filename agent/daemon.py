@@ -130,7 +130,7 @@ class Agent:
             last=first.config if first else None,
         )
         if first is not None:
-            self._apply(first, on_disk=False)
+            self._apply_first(first)
         self._start_services()
         self._live.set()
         if self.session is not None and first is not None:
@@ -151,6 +151,14 @@ class Agent:
                 log.warning("the last good configuration does not fit any more: %s", error)
                 return None
         return last
+
+    def _apply_first(self, first: Applied) -> None:
+        try:
+            self._apply(first, on_disk=False)
+        except ZtError as error:
+            if self._standalone_path is not None:
+                raise
+            log.warning("the last good configuration is not applied: %s", error)
 
     def _load(self) -> Datapath:
         return Datapath.load(

@@ -88,10 +88,12 @@ def set_masquerade(interface: str, *, enabled: bool) -> None:
     script = f"add table inet {NAT_TABLE}\ndelete table inet {NAT_TABLE}\n"
     if enabled:
         script += (
-            f"table inet {NAT_TABLE} {{ chain postrouting {{\n"
-            "type nat hook postrouting priority srcnat; policy accept;\n"
-            f'iifname "{interface}" oifname != "{interface}" masquerade\n'
-            "} }\n"
+            f"table inet {NAT_TABLE} {{\n"
+            "  chain postrouting {\n"
+            "    type nat hook postrouting priority srcnat; policy accept;\n"
+            f'    iifname "{interface}" oifname != "{interface}" masquerade\n'
+            "  }\n"
+            "}\n"
         )
     try:
         subprocess.run(

@@ -50,6 +50,10 @@ class KernelWireGuard:
                         "this kernel has no WireGuard",
                         hint='load its module (wireguard), or set backend = "userspace"',
                     ) from error
+                if error.code == errno.EPERM:
+                    raise HostUnfit(
+                        f"may not make {self._interface}", hint="this needs CAP_NET_ADMIN"
+                    ) from error
                 raise ZtError(f"cannot make {self._interface}: {error}") from error
         elif found != KIND:
             raise HostUnfit(

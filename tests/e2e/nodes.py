@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,7 @@ class Node:
     def agent_pid(self) -> int:
         """Of the agent itself, seen from outside (nsenter is its parent)."""
         assert self._agent is not None
-        children = Path(f"/proc/{self._agent.pid}/task/{self._agent.pid}/children").read_text()
-        return int(children.split()[0])
+        return _only_child(self._agent.pid)
 
     def stop_agent(self, number: int = signal.SIGTERM) -> tuple[int, float]:
         """(exit code, seconds it took)."""
@@ -197,21 +197,27 @@ def namespaces(*nodes: Node) -> Iterator[None]:
             stack.enter_context(holder)
             stack.callback(holder.kill)
             assert holder.stdout is not None and holder.stdout.readline() == "ready\n"
-            children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text()
-            node.pid = int(children.split()[0])
+            node.pid = _only_child(holder.pid)
         yield
 
 
-def cable(a: Node, b: Node) -> None:
-    """A veth pair between two nodes, each with its underlay address."""
+def _only_child(pid: int) -> int:
+    command = ["ps", "-o", "pid=", "--ppid", str(pid)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def cable(a: Node, b: Node, *addresses: str) -> None:
+    """A veth pair between two nodes, each with its underlay address, or with those given."""
     names = {a.name: f"to-{b.name}", b.name: f"to-{a.name}"}
     command = ["ip", "link", "add", names[a.name], "netns", str(a.pid), "type", "veth"]
     command += ["peer", "name", names[b.name], "netns", str(b.pid)]
     subprocess.run(command, check=True)
-    for node in (a, b):
-        node.output("ip", "address", "add", f"{node.underlay}/24", "dev", names[node.name])
+    for node, address in zip((a, b), addresses or (a.underlay, b.underlay), strict=True):
+        node.output("ip", "address", "add", f"{address}/24", "dev", names[node.name])
         node.output("ip", "link", "set", names[node.name], "up")
     for node in (a, b):
-        wait_for(
-            lambda node=node: "LOWER_UP" in node.output("ip", "link", "show", names[node.name])
-        )
+        wait_for(partial(_has_carrier, node, names[node.name]), what="carrier")
+
+
+def _has_carrier(node: Node, interface: str) -> bool:
+    return "LOWER_UP" in node.output("ip", "link", "show", interface)

@@ -120,7 +120,6 @@ def test_observers_see_events_live_and_a_slow_one_is_told_what_it_lost(daemon: D
     daemon.observers[0].lost = 7
     daemon.observers[0].offer(EVENT)
     reader.join(5)
-    stream.close()
     assert EVENT in seen and {"lost": 7} in seen
 
 

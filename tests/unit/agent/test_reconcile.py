@@ -241,7 +241,7 @@ def test_a_default_route_goes_through_a_table_of_its_own_and_the_coordinator_sta
         Route(prefix="0.0.0.0/0", table="tunnel"),
         Route(prefix="10.1.0.2/32", table="main"),
     }
-    assert result.outside == {"198.51.100.1"}
+    assert result.outside == frozenset({"198.51.100.1"})
 
 
 def test_a_prefix_that_covers_an_endpoint_does_not_pull_it_into_the_tunnel() -> None:
