@@ -56,6 +56,8 @@ def perform(lab: Lab, step: Step, reader: Reader) -> ActionResult:
         case RunCommand() as action:
             result = _run(lab, action)
         case str(stream):
+            if stream not in reader.streams:
+                raise ZtError(f"the stream {stream} could not be begun")
             reader.streams.pop(stream).close()
             result = _done()
         case None:

@@ -251,12 +251,17 @@ def forged_arrived(node: str) -> Find:
     return find
 
 
+_NEVER_BEGAN = Finding(is_true=False, seen="the stream could not be begun", is_beyond=True)
+
+
 def stream_stops(stream: str, within_s: float, silence_s: float) -> Find:
     """It ran before the action; its last echo came in time; then there was silence."""
 
     def find(seen: Observed) -> Finding:
         done_at = seen.action.done_at
-        echoes = seen.echoes[stream]
+        echoes = seen.echoes.get(stream)
+        if echoes is None:
+            return _NEVER_BEGAN
         if not any(seen.action.began_at - 1 <= e.received_at < done_at for e in echoes):
             return Finding(is_true=False, seen="it was silent before the action", is_beyond=True)
         last_s = max(e.received_at for e in echoes) - done_at
@@ -274,7 +279,9 @@ def stream_runs(stream: str, within_s: float, *, was_silent: bool = False) -> Fi
 
     def find(seen: Observed) -> Finding:
         began_at, done_at = seen.action.began_at, seen.action.done_at
-        echoes = seen.echoes[stream]
+        echoes = seen.echoes.get(stream)
+        if echoes is None:
+            return _NEVER_BEGAN
         if was_silent and any(began_at - 0.5 <= e.received_at < began_at for e in echoes):
             return Finding(is_true=False, seen="it was not silent before", is_beyond=True)
         after = [e.received_at - done_at for e in echoes if e.sent_at >= done_at]
@@ -295,7 +302,10 @@ def stream_silent(stream: str, for_s: float) -> Find:
     """No echo came for so long after the action."""
 
     def find(seen: Observed) -> Finding:
-        late = [e for e in seen.echoes[stream] if e.received_at > seen.action.done_at]
+        echoes = seen.echoes.get(stream)
+        if echoes is None:
+            return _NEVER_BEGAN
+        late = [e for e in echoes if e.received_at > seen.action.done_at]
         if late:
             return Finding(is_true=False, seen=f"{len(late)} echoes came", is_beyond=True)
         return Finding(is_true=seen.elapsed_s >= for_s, seen="silence")

@@ -286,3 +286,14 @@ def test_a_commands_code_and_output_are_compared() -> None:
     assert not findings.exit_code(1)(look).is_true
     assert findings.stdout_contains("two")(look).is_true
     assert not findings.stdout_contains("three")(look).is_true
+
+
+def test_a_stream_that_could_not_be_begun_neither_runs_nor_stops_nor_is_silent() -> None:
+    look = seen(echoes={}, elapsed_s=9)
+    for find in (
+        findings.stream_stops("s", 1.0, 1.0),
+        findings.stream_runs("s", 1.0),
+        findings.stream_silent("s", 1.0),
+    ):
+        assert not find(look).is_true
+        assert find(look).is_beyond
