@@ -108,6 +108,10 @@ def test_an_echo_is_answered_and_its_answer_opens_nothing(
     # The same identifier the other way round is not a reply.
     assert node.ingress(p.echo_request(guest, api, id=9)).verdict is Verdict.NO_RULE
     assert node.ingress(p.echo_reply(guest, api, id=10)).verdict is Verdict.NO_RULE
+    # An answer that nobody asked for is judged by itself, and opens nothing.
+    flows = node.flows()
+    assert node.ingress(p.echo_reply(web, api, id=11)).verdict is Verdict.ALLOWED
+    assert node.flows() == flows
 
 
 def test_other_protocols_are_judged_by_number(node: Node) -> None:
@@ -230,6 +234,9 @@ def malformed() -> dict[str, bytes]:
         "cut in the IPv6 header": good6[:39],
         "IPv6 longer than it is": good6[:4] + struct.pack("!H", len(good6) - 39) + good6[6:],
         "IPv6 extension beyond the packet": p.other(p.WEB6, p.API6, 0, b"\x06\x09" + bytes(22)),
+        "extension beyond the packet, no ports": p.other(
+            p.WEB6, p.API6, 60, b"\x2f\x09" + bytes(22)
+        ),
         "UDP cut": p.other(p.WEB, p.API, 17, b"1234567"),
         "ICMP cut": p.other(p.WEB, p.API, 1, b"\x08\x00\x00"),
         "one byte": good[:1],
