@@ -1,6 +1,6 @@
 """The interface and the datapath of this node: made, changed step by step, watched, taken down.
 
-One lock: whoever changes or reads WireGuard, routes or maps holds it, whichever thread it is.
+One thread of its own does all of it, one call after the other; whoever asks waits for it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,9 +23,10 @@ from agent.datapath.state import DatapathState
 from agent.drift import drift
 from agent.handshakes import Handshakes
 from agent.keys import NodeKey
+from agent.owner import Owner, owned
 from agent.reconcile import Desired, Observed, Step
 from agent.settings import Settings
-from agent.wireguard.backend import Address, Backend, WgPeer, WgState
+from agent.wireguard.backend import Address, Backend, Endpoint, WgPeer, WgState
 from agent.wireguard.choose import open_backend
 from agent.wireguard.links import FWMARK, Links
 from ztlab.errors import ZtError
@@ -56,8 +56,8 @@ class Synchronizer:
         self._key = key
         self._marks, self._limits = marks, limits
         self._interface = settings.wireguard.interface
-        self._lock = threading.RLock()
-        self._links = Links()
+        self.owner = Owner("sync")
+        self._links = self.owner.run(Links)
         self._backend: Backend | None = None
         self._datapath: Datapath | None = None
         self._sysctls = host.Sysctls(settings.run_path / "sysctls.json")
@@ -72,15 +72,14 @@ class Synchronizer:
 
     # --- start and end ---
 
+    @owned
     def open_interface(self) -> None:
         """Make or adopt the interface, keyed but without peers of its own yet."""
-        with self._lock:
-            host.check_marks(self._settings.datapath.mark_mask, self._links.mark_rules())
-            self._backend = open_backend(
-                self._settings.wireguard.backend, self._interface, self._links
-            )
-            self._configure()
+        host.check_marks(self._settings.datapath.mark_mask, self._links.mark_rules())
+        self._backend = open_backend(self._settings.wireguard.backend, self._interface, self._links)
+        self._configure()
 
+    @owned
     def go_live(
         self, datapath: Datapath, mode: AuthzMode, *, logging_enabled: bool, last: NodeConfig | None
     ) -> None:
@@ -89,44 +88,45 @@ class Synchronizer:
         The maps are filled before the programs are attached: adopting an interface whose peers are
         live must not drop what the predecessor let through.
         """
-        with self._lock:
-            self._datapath = datapath
-            self._mode = mode
-            datapath.set_authz_mode(mode)
-            datapath.set_logging(logging_enabled, self._settings.log_granularity)
-            if last is not None:
-                state = self.compiled(last)
-                datapath.apply_policy(state)
-                datapath.put_identities(state)
-            self._bring_up()
-            self._look()
+        self._datapath = datapath
+        self._mode = mode
+        datapath.set_authz_mode(mode)
+        datapath.set_logging(logging_enabled, self._settings.log_granularity)
+        if last is not None:
+            state = self.compiled(last)
+            datapath.apply_policy(state)
+            datapath.put_identities(state)
+        self._bring_up()
+        self._look()
 
     def close(self) -> None:
         """Take everything back: belt, programs, routes, sysctls, interface. Safe to repeat."""
-        with self._lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
-            if self._backend is None:
-                self._links.close()
-                return  # nothing was made, and what is there is somebody else's
-            steps: list[tuple[str, Callable[[], Any]]] = [
-                ("belt", lambda: belt.remove(self._interface)),
-                ("rules", lambda: self._links.set_outside(None)),
-                ("masquerading", self._unmasquerade),
-                ("sysctls", self._sysctls.restore),
-            ]
-            if self._datapath is not None:
-                steps.insert(1, ("programs", self._datapath.detach))
-            steps.append(("interface", self._backend.close))
-            if self._datapath is not None:
-                steps.append(("maps", self._datapath.close))
-            for what, undo in steps:
-                try:
-                    undo()
-                except (ZtError, OSError) as error:
-                    log.warning("%s not removed: %s", what, error)
+        if not self._is_closed:
+            self._take_back()
+            self.owner.stop()
+
+    @owned
+    def _take_back(self) -> None:
+        self._is_closed = True
+        if self._backend is None:
             self._links.close()
+            return  # nothing was made, and what is there is somebody else's
+        # The interface first: with it goes every way in and out, so nothing passes unjudged.
+        steps: list[tuple[str, Callable[[], Any]]] = [
+            ("interface", self._backend.close),
+            ("belt", lambda: belt.remove(self._interface)),
+            ("rules", lambda: self._links.set_outside(None)),
+            ("masquerading", self._unmasquerade),
+            ("sysctls", self._sysctls.restore),
+        ]
+        if self._datapath is not None:
+            steps += [("programs", self._datapath.detach), ("maps", self._datapath.close)]
+        for what, undo in steps:
+            try:
+                undo()
+            except (ZtError, OSError) as error:
+                log.warning("%s not removed: %s", what, error)
+        self._links.close()
 
     def _configure(self) -> None:
         self._wg.configure(
@@ -151,24 +151,33 @@ class Synchronizer:
 
     def apply(self, config: NodeConfig) -> None:
         """Make the node what CONFIG says; ZtError says why not, and then it is what it was."""
+        # Names are looked up in the caller's thread: a slow resolver holds up nobody else.
         outside = self._coordinator_addresses()
         endpoints = host.resolve({p.endpoint for p in config.peers if p.endpoint})
-        with self._lock:
-            if self._is_closed:
-                raise ZtError("the agent is stopping")
-            state = self.compiled(config)
-            wanted = reconcile.desired(
-                config, endpoints=endpoints, coordinator=outside, own_key=self._key.public_key
-            )
-            try:
-                self._carry_out(config, wanted, state)
-            except ZtError:
-                self._go_back()
-                raise
-            self._config, self._applied, self._compiled = config, wanted, state
-            named = {peer.endpoint for peer in config.peers if peer.endpoint}
-            self._unresolved = named - endpoints.keys()
-            self._look()
+        self._apply(config, endpoints, outside)
+
+    @owned
+    def _apply(
+        self,
+        config: NodeConfig,
+        endpoints: Mapping[str, Endpoint],
+        outside: frozenset[Address],
+    ) -> None:
+        if self._is_closed:
+            raise ZtError("the agent is stopping")
+        state = self.compiled(config)
+        wanted = reconcile.desired(
+            config, endpoints=endpoints, coordinator=outside, own_key=self._key.public_key
+        )
+        try:
+            self._carry_out(config, wanted, state)
+        except ZtError:
+            self._go_back()
+            raise
+        self._config, self._applied, self._compiled = config, wanted, state
+        named = {peer.endpoint for peer in config.peers if peer.endpoint}
+        self._unresolved = named - endpoints.keys()
+        self._look()
 
     def compiled(self, config: NodeConfig) -> DatapathState:
         """What CONFIG asks of the datapath; ZtError where this node cannot do it."""
@@ -227,11 +236,10 @@ class Synchronizer:
         if wanted.outside is not None:
             values |= host.TUNNEL_DEFAULT
         self._sysctls.set(values)
-        masquerades = self._masquerades(config)
-        # At first also to take away what a predecessor may have left.
-        is_first = self._config is None and is_gateway
-        if is_first or masquerades != (self._config and self._masquerades(self._config) or False):
-            host.set_masquerade(self._interface, enabled=masquerades)
+        did, does = self._config and self._masquerades(self._config), self._masquerades(config)
+        # At first it is also taken away: a predecessor may have left it.
+        if did != does and (is_gateway or did is not None):
+            host.set_masquerade(self._interface, enabled=does)
 
     def _masquerades(self, config: NodeConfig) -> bool:
         return config.node.role == "gateway" and self._settings.gateway.masquerade
@@ -242,52 +250,52 @@ class Synchronizer:
 
     # --- the local switches ---
 
+    @owned
     def set_authz_mode(self, mode: AuthzMode) -> None:
         """Without a gap: the belt holds only while the programs set the judged bit and judge."""
-        with self._lock:
-            if mode is AuthzMode.ENFORCE:
-                self._dp.set_authz_mode(mode)
-                self._mode = mode  # from here on the watch puts on a belt that is missing
-                belt.install(self._interface, self._marks)
-            else:
-                belt.remove(self._interface)
-                self._mode = mode
-                self._dp.set_authz_mode(mode)
-            installed = belt.is_installed(self._interface)
-            self._health = replace(self._health, belt_installed=installed)
+        if mode is AuthzMode.ENFORCE:
+            self._dp.set_authz_mode(mode)
+            self._mode = mode  # from here on the watch puts on a belt that is missing
+            belt.install(self._interface, self._marks)
+        else:
+            belt.remove(self._interface)
+            self._mode = mode
+            self._dp.set_authz_mode(mode)
+        installed = belt.is_installed(self._interface)
+        self._health = replace(self._health, belt_installed=installed)
 
+    @owned
     def set_logging(self, *, enabled: bool) -> None:
         """Takes effect with the next packet."""
-        with self._lock:
-            self._dp.set_logging(enabled, self._settings.log_granularity)
+        self._dp.set_logging(enabled, self._settings.log_granularity)
 
     # --- watching ---
 
+    @owned
     def repair(self) -> None:
         """Put back what somebody removed; log what it was."""
-        with self._lock:
-            if self._is_closed:
-                return
-            if not self._wg.is_alive():
-                self._rebuild()
-                self._look()
-                return
-            before = self._look()
-            gone = [hook.word for hook, attached in before.attached.items() if not attached]
-            if gone:
-                log.warning("the programs were removed from %s: attached again", ", ".join(gone))
-                self._dp.repair()
-            slack = self._mode is AuthzMode.ENFORCE and not before.belt_installed
-            if slack:
-                log.warning("the belt was removed: installed again")
-                belt.install(self._interface, self._marks)
-            is_down = self._config is not None and not self._links.is_up(self._interface)
-            if is_down and self._config is not None:
-                log.warning("%s was taken down: up again", self._interface)
-                self._bring_up()
-                self.apply(self._config)
-            if gone or slack:
-                self._look()
+        if self._is_closed:
+            return
+        if not self._wg.is_alive():
+            self._rebuild()
+            self._look()
+            return
+        before = self._look()
+        gone = [hook.word for hook, attached in before.attached.items() if not attached]
+        if gone:
+            log.warning("the programs were removed from %s: attached again", ", ".join(gone))
+            self._dp.repair()
+        slack = self._mode is AuthzMode.ENFORCE and not before.belt_installed
+        if slack:
+            log.warning("the belt was removed: installed again")
+            belt.install(self._interface, self._marks)
+        is_down = self._config is not None and not self._links.is_up(self._interface)
+        if is_down and self._config is not None:
+            log.warning("%s was taken down: up again", self._interface)
+            self._bring_up()
+            self.apply(self._config)
+        if gone or slack:
+            self._look()
 
     def _rebuild(self) -> None:
         log.warning("%s is gone: made again", self._interface)
@@ -305,19 +313,17 @@ class Synchronizer:
         if self._config is not None and host.resolve(self._unresolved):
             self.apply(self._config)
 
+    @owned
     def hasten_handshakes(self) -> bool:
         """Make late peers anew; is any first handshake still awaited?"""
-        with self._lock:
-            if self._applied is None or self._is_closed:
-                return False
-            peers = self._wg.state().peers
-            for peer in self._handshakes.late(
-                time.monotonic(), self._applied.peers.values(), peers
-            ):
-                log.debug("first handshake with %s is late: making it anew", peer.endpoint)
-                self._wg.remove_peer(peer.public_key)
-                self._wg.set_peer(peer, replace_allowed_ips=True)
-            return self._handshakes.is_waiting
+        if self._applied is None or self._is_closed:
+            return False
+        peers = self._wg.state().peers
+        for peer in self._handshakes.late(time.monotonic(), self._applied.peers.values(), peers):
+            log.debug("first handshake with %s is late: making it anew", peer.endpoint)
+            self._wg.remove_peer(peer.public_key)
+            self._wg.set_peer(peer, replace_allowed_ips=True)
+        return self._handshakes.is_waiting
 
     # --- what others may know ---
 
@@ -336,9 +342,10 @@ class Synchronizer:
         """As of the last look: after each change, and every second."""
         return self._health
 
+    @owned
     def peers(self) -> Mapping[str, WgPeer]:
         """The peers of the interface, read back; none while it cannot be read."""
-        with self._lock, contextlib.suppress(ZtError):
+        with contextlib.suppress(ZtError):
             return self._wg.state().peers
         return {}
 
