@@ -165,7 +165,8 @@ wanted_stamp() {
     echo "project $(sum_of pyproject.toml) $(uname -r)"
 }
 
-sum_of() { sha256sum <"$root/$1" | cut -d ' ' -f 1; }
+# sum_of FILE: of what it says, its comments left out.
+sum_of() { grep -v '^ *#' "$root/$1" | sha256sum | cut -d ' ' -f 1; }
 
 make_venv() {
     if [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" = "$(wanted_stamp | head -n 1)" ]; then
