@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,9 @@ from ztlab.lab.lab import Lab, require_root
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
 
+    from ztlab.scenario.model import Scenario
     from ztlab.scenario.report import Report, StepReport
 
 _FILES = click.argument(
@@ -78,7 +82,7 @@ def test_command(
 
 def _run_one(
     file: Path,
-    scenario: object,
+    scenario: Scenario,
     keep: bool,
     lab_name: str | None,
     name: str | None,
@@ -87,23 +91,25 @@ def _run_one(
 ) -> Report:
     from rich.console import Console
 
-    from ztlab.cli.build_commands import _progress, _terminated_as_interrupted
-    from ztlab.scenario.model import Scenario
+    from ztlab.cli.build_commands import _terminated_as_interrupted
     from ztlab.scenario.report import step_lines
     from ztlab.scenario.run import run
 
-    assert isinstance(scenario, Scenario)
+    console = Console(highlight=False, soft_wrap=True, quiet=as_json)
+    # While the lab is built, one line that changes; away before the first step prints its own.
+    spinner = Console(stderr=True, quiet=as_json).status(f"{name or scenario.name}: building")
+
+    def progress(phase: str, seen: str) -> None:
+        spinner.start()
+        spinner.update(f"{name or scenario.name}: {phase}  [dim]{seen}[/dim]")
 
     def show(step: StepReport) -> None:
+        spinner.stop()
         for line in step_lines(step):
             console.print(line)
 
-    console = Console(highlight=False, soft_wrap=True, quiet=as_json)
-    _print_title(console, scenario.name, scenario.description)
-    with (
-        _terminated_as_interrupted(),
-        _progress(name or scenario.name, quiet=as_json) as progress,
-    ):
+    _print_title(console, scenario)
+    with _terminated_as_interrupted(), _stopped(spinner):
         report = run(
             scenario,
             lab=Lab.open(lab_name) if lab_name else None,
@@ -119,10 +125,20 @@ def _run_one(
     return report
 
 
-def _print_title(console: Console, name: str, description: str) -> None:
+@contextmanager
+def _stopped(spinner: Status) -> Iterator[None]:
+    """SPINNER is off when the block ends, however it ends."""
+    try:
+        yield
+    finally:
+        spinner.stop()
+
+
+def _print_title(console: Console, scenario: Scenario) -> None:
     from rich.text import Text
 
-    console.print(Text.assemble((name, "bold"), f": {description}" if description else ""))
+    description = f": {scenario.description}" if scenario.description else ""
+    console.print(Text.assemble((scenario.name, "bold"), description))
 
 
 @click.command("validate")
