@@ -41,8 +41,9 @@ static __always_inline void zt_log_passage(const struct zt_passage *passage, __u
 	event->icmp_code = packet->icmp_code;
 	event->flags = is_first ? ZT_EVENT_FIRST : 0;
 	__builtin_memset(event->pad, 0, sizeof(event->pad));
-	zt_events_submit(event);
+	/* Counted first: a reader must never have seen more events than were emitted. */
 	zt_log_count(ZT_LOG_EMITTED);
+	zt_events_submit(event);
 }
 
 #endif
