@@ -152,9 +152,12 @@ def run_in_foreground(
     SIGHUP to us are passed on.
     """
     process: subprocess.Popen[Any] | None = None
+    early: list[int] = []  # came before there was anyone to pass them on to
 
     def pass_on(number: int, _frame: object) -> None:
-        if process is not None:
+        if process is None:
+            early.append(number)
+        else:
             process.send_signal(number)
 
     # Handlers, not SIG_IGN: an ignored signal would stay ignored in the program we start.
@@ -162,6 +165,8 @@ def run_in_foreground(
     before |= {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGHUP)}
     try:
         process = popen(record, node, argv, env=env, pass_fds=keep_fds)
+        for number in early:
+            process.send_signal(number)
         code = process.wait()
     finally:
         for number, handler in before.items():
