@@ -59,7 +59,7 @@ def compiled(tmp_path: Path, expressions: dict[str, str]) -> dict[str, int]:
         f'#include "{HEADER.name}"\nint main(void) {{\n{lines}return 0;\n}}\n'
     )
     program = tmp_path / "abi"
-    command = ["clang", "-Wall", "-Werror", f"-I{HEADER.parent}", source, "-o", program]
+    command = ["clang", "-Wall", "-Werror", f"-I{HEADER.parent}", str(source), "-o", str(program)]
     subprocess.run(command, check=True)
     output = subprocess.run([program], check=True, capture_output=True, text=True).stdout
     return {key: int(value) for key, value in (line.split() for line in output.splitlines())}

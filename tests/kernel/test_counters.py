@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import pytest
 
@@ -105,7 +106,9 @@ def test_logging_changes_no_verdict(node: Node, mode: AuthzMode) -> None:
         b"\x00" * 40,
     ]
     seen = []
-    for enabled, granularity in ((False, "flow"), (True, "flow"), (True, "packet")):
+    settings: tuple[tuple[bool, Literal["flow", "packet"]], ...]
+    settings = ((False, "flow"), (True, "flow"), (True, "packet"))
+    for enabled, granularity in settings:
         node.datapath.set_logging(enabled, granularity)
         program = node.datapath.programs[Hook.INGRESS]
         seen.append([testrun.run(program, packet).retval for packet in sent])

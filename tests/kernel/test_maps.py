@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_what_an_interrupted_change_left_behind_is_cleared_by_the_next(node: Nod
 
 def test_foreign_entries_in_the_identity_maps_are_removed(node: Node) -> None:
     node.configure(CONFIG)
-    foreign = abi.IdKey(4, (*abi.pack_address(abi.IPv4Address("10.0.0.99")),))
+    foreign = abi.IdKey(4, (*abi.pack_address(IPv4Address("10.0.0.99")),))
     node.datapath._maps["zt_ids"].put({bytes(foreign): bytes(abi.Identity(2, Kind.NODE))})
     assert IdentityEntry(2, Kind.NODE) in node.datapath.identities().values()
     assert node.datapath.remove_identities(desired_state(CONFIG))
