@@ -7,12 +7,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from coordinator.state import NetworkState, host_prefix
 from ztlab.model.codec import did_you_mean
-from ztlab.model.flow import ICMP, ICMPV6, PROTOCOL_NUMBERS, TCP, UDP, Flow
 from ztlab.model.identity import RESERVED_NAMES
-from ztlab.model.policy import Policy, PolicyTest, check_name, dangling_names, decide
-
-# RFC 3692: a protocol number for experiments stands for "any other" in a test of proto any.
-_OTHER_PROTOCOL = 253
+from ztlab.model.policy import broken_tests, check_name, dangling_names
 
 
 def faults(network: NetworkState) -> list[str]:
@@ -24,7 +20,9 @@ def faults(network: NetworkState) -> list[str]:
         *_dangling_faults(network),
     ]
     # A test over names that dangle would only repeat the fault.
-    return found or list(test_faults(network.policy))
+    return found or [
+        f"policy.{line}" for line in broken_tests(network.policy, network.policy.tests)
+    ]
 
 
 def check_free_name(name: str) -> None:
@@ -44,41 +42,6 @@ def router_prefix(text: str) -> str:
     if slash and prefix.partition("/")[2] != length:
         raise ValueError(f"want one router's address and not a network, got {text!r}")
     return prefix
-
-
-def test_faults(policy: Policy) -> Iterator[str]:
-    """One line for each of the policy's own tests that it does not keep."""
-    for i, test in enumerate(policy.tests):
-        for flow in test_flows(test):
-            decision = decide(policy, flow)
-            if decision.is_allowed != (test.expect == "allow"):
-                by = f"rule {decision.rule}" if decision.rule else f"default {policy.default}"
-                what = f"{test.source} -> {test.destination} {test.proto}"
-                port = "" if test.port is None else f"/{test.port}"
-                yield (
-                    f"policy.tests[{i}]: want {what}{port} {test.expect}, "
-                    f"got {decision.verdict.word} by {by}"
-                )
-                break
-
-
-def test_flows(test: PolicyTest) -> list[Flow]:
-    """The flows that a test speaks of: icmp is both families, any is every kind there is."""
-    if test.proto == "any":
-        numbers = [TCP, UDP, ICMP, ICMPV6, _OTHER_PROTOCOL]
-    elif test.proto == "icmp":
-        numbers = [ICMP, ICMPV6]
-    else:
-        numbers = [PROTOCOL_NUMBERS[test.proto] if isinstance(test.proto, str) else test.proto]
-    return [
-        Flow(
-            source=test.source,
-            destination=test.destination,
-            protocol=number,
-            port=test.port if number in (TCP, UDP) else None,
-        )
-        for number in numbers
-    ]
 
 
 def _name_faults(network: NetworkState) -> Iterator[str]:

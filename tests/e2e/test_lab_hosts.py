@@ -220,11 +220,11 @@ def test_whatever_ends_up_half_way_the_lab_goes_with_it(lab_name: str, number: i
     code = (
         "import signal\n"
         "from tests.e2e.test_lab_hosts import plan\n"
-        "from ztlab.cli.build_commands import _terminated_as_interrupted\n"
+        "from ztlab.cli.signals import terminated_as_interrupted\n"
         "from ztlab.lab import build\n"
         "from ztlab.lab.lab import Lab\n"
         "Lab.wait_for_listener = lambda *_, **__: (print('held', flush=True), signal.pause())\n"
-        f"with _terminated_as_interrupted(): build.up(plan({lab_name!r}))\n"
+        f"with terminated_as_interrupted(): build.up(plan({lab_name!r}))\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],

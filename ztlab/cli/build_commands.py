@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ztlab.cli.options import json_option
+from ztlab.cli.signals import terminated_as_interrupted
 from ztlab.clikit import echo_json
 from ztlab.errors import NotFound
 from ztlab.lab import teardown
@@ -54,7 +54,7 @@ def up_command(
     plan = load(file).plan(name)
     if name is not None:
         plan = replace(plan, name=check_lab_name(name))
-    with _terminated_as_interrupted(), _progress(plan.name, quiet=as_json) as progress:
+    with terminated_as_interrupted(), _progress(plan.name, quiet=as_json) as progress:
         lab = build.up(plan, progress=progress, timeout_s=timeout_s, source=str(file.absolute()))
     took_s = round(time.monotonic() - began, 3)
     if as_json:
@@ -67,24 +67,6 @@ def up_command(
             click.echo(f"  {phase:<16} {seconds:6.2f} s")
     nodes = ", ".join(node.name for node in lab.nodes)
     click.echo(f"lab {lab.name} is up in {took_s:.1f} s: {nodes}")
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP clean up as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # nohup: then it stays ignored
-            signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def _run_one(
 ) -> Report:
     from rich.console import Console
 
-    from ztlab.cli.build_commands import _terminated_as_interrupted
+    from ztlab.cli.signals import terminated_as_interrupted
     from ztlab.scenario.report import step_lines
     from ztlab.scenario.run import run
 
@@ -109,7 +109,7 @@ def _run_one(
             console.print(line)
 
     _print_title(console, scenario)
-    with _terminated_as_interrupted(), _stopped(spinner):
+    with terminated_as_interrupted(), _stopped(spinner):
         report = run(
             scenario,
             lab=Lab.open(lab_name) if lab_name else None,

@@ -14,6 +14,7 @@ from ztlab.model.identity import ANY, UNKNOWN, WORLD
 from ztlab.model.verdict import Verdict
 
 Action = Literal["allow", "deny"]
+_OTHER_PROTOCOL = 253  # RFC 3692: for experiments, so no rule names it by accident
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
 
@@ -194,3 +195,37 @@ def dangling_names(policy: Policy, known: frozenset[str]) -> Iterator[str]:
         for key, name in (("from", test.source), ("to", test.destination)):
             if name not in members:
                 yield f"tests[{i}].{key}: nobody is called {name!r}{did_you_mean(name, members)}"
+
+
+def broken_tests(policy: Policy, tests: tuple[PolicyTest, ...]) -> Iterator[str]:
+    """One line for each of TESTS that POLICY does not keep, with its path and what decided."""
+    for i, test in enumerate(tests):
+        for flow in tested_flows(test):
+            decision = decide(policy, flow)
+            if decision.is_allowed != (test.expect == "allow"):
+                by = f"rule {decision.rule}" if decision.rule else f"default {policy.default}"
+                port = "" if test.port is None else f"/{test.port}"
+                yield (
+                    f"tests[{i}]: want {test.source} -> {test.destination} {test.proto}{port} "
+                    f"{test.expect}, got {decision.verdict.word} by {by}"
+                )
+                break
+
+
+def tested_flows(test: PolicyTest) -> list[Flow]:
+    """The flows TEST speaks of: icmp is both families, any is every kind there is."""
+    if test.proto == "any":
+        numbers = [TCP, UDP, ICMP, ICMPV6, _OTHER_PROTOCOL]
+    elif test.proto == "icmp":
+        numbers = [ICMP, ICMPV6]
+    else:
+        numbers = [PROTOCOL_NUMBERS[test.proto] if isinstance(test.proto, str) else test.proto]
+    return [
+        Flow(
+            source=test.source,
+            destination=test.destination,
+            protocol=number,
+            port=test.port if number in (TCP, UDP) else None,
+        )
+        for number in numbers
+    ]

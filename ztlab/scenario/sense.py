@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 
 from ztlab.model.codec import did_you_mean
-from ztlab.model.flow import ICMP, ICMPV6, PROTOCOL_NUMBERS, TCP, UDP, Flow
-from ztlab.model.policy import Policy, PolicyTest, decide
+from ztlab.model.policy import Policy, broken_tests
 from ztlab.scenario.expect import Expect
 from ztlab.scenario.model import NodeSpec, Scenario, parse_listener
 from ztlab.scenario.steps import Forge, Probe, SetLocal, Step, Stream, Target, Transfer
@@ -35,11 +34,9 @@ def network_faults(scenario: Scenario) -> Iterator[str]:
             if _overlap(resource.cidr, pool):
                 yield f"resources.{name}.cidr: {resource.cidr} overlaps the tunnel pool {pool}"
     policy = scenario.policy
-    yield from _test_faults(
-        "policy",
-        Policy(default=policy.default, rules=policy.rules, groups=scenario.groups),
-        policy.tests,
-    )
+    meant = Policy(default=policy.default, rules=policy.rules, groups=scenario.groups)
+    for line in broken_tests(meant, policy.tests):
+        yield f"policy.{line}"
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -61,42 +58,6 @@ def _node_faults(path: str, node: NodeSpec) -> Iterator[str]:
         if listener in seen:
             yield f"{path}.listen[{i}]: {listener} stands here twice"
         seen.add(listener)
-
-
-_OTHER_PROTOCOL = 253  # RFC 3692: for experiments, so no rule names it by accident
-
-
-def _test_faults(path: str, policy: Policy, tests: tuple[PolicyTest, ...]) -> Iterator[str]:
-    """The policy's own tests that it does not keep; the coordinator would refuse it."""
-    for i, test in enumerate(tests):
-        for flow in _flows(test):
-            decision = decide(policy, flow)
-            if decision.is_allowed != (test.expect == "allow"):
-                by = f"rule {decision.rule}" if decision.rule else f"default {policy.default}"
-                yield (
-                    f"{path}.tests[{i}]: expects {test.expect}, "
-                    f"but the policy says {decision.verdict.word} by {by}"
-                )
-                break
-
-
-def _flows(test: PolicyTest) -> list[Flow]:
-    """The flows TEST speaks of: icmp is both families, any is every kind there is."""
-    if test.proto == "any":
-        numbers = [TCP, UDP, ICMP, ICMPV6, _OTHER_PROTOCOL]
-    elif test.proto == "icmp":
-        numbers = [ICMP, ICMPV6]
-    else:
-        numbers = [PROTOCOL_NUMBERS[test.proto] if isinstance(test.proto, str) else test.proto]
-    return [
-        Flow(
-            source=test.source,
-            destination=test.destination,
-            protocol=number,
-            port=test.port if number in (TCP, UDP) else None,
-        )
-        for number in numbers
-    ]
 
 
 def listens(scenario: Scenario, target: Target) -> bool:
@@ -127,7 +88,8 @@ def step_faults(scenario: Scenario) -> Iterator[str]:
         if step.policy is not None:
             default = step.policy.default or default
             changed = Policy(default=default, rules=step.policy.rules, groups=scenario.groups)
-            yield from _test_faults(f"{path}.policy", changed, step.policy.tests)
+            for line in broken_tests(changed, step.policy.tests):
+                yield f"{path}.policy.{line}"
 
 
 def _stream_faults(path: str, step: Step, streams: set[str]) -> Iterator[str]:
