@@ -32,6 +32,8 @@ def create_app(settings: Settings) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     # Flask would answer OPTIONS by itself, before anybody was asked who they are.
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    # `//nodes` is not found: a redirect would be HTML, and lead wherever the Host header says.
+    app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = Service(
         store=store,
         hub=Hub(),

@@ -24,8 +24,8 @@ def parse_rfc3339(text: str) -> datetime:
     """The instant that TEXT names; ValueError if it is malformed or has no UTC offset."""
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise ValueError(f"want an RFC 3339 time with its offset, got {text!r}")
-    return at.astimezone(UTC)
+        if at.tzinfo is not None:
+            return at.astimezone(UTC)
+    except (ValueError, OverflowError):  # an offset may lead out of the years 1 to 9999
+        pass
+    raise ValueError(f"want an RFC 3339 time with its offset, got {text!r}")

@@ -10,6 +10,7 @@ from coordinator.settings import Settings
 from coordinator.store import migrate
 from coordinator.store.engine import Store
 from ztlab.errors import ZtError
+from ztlab.model import codec
 
 OWNER_TOKEN = "init"  # the name of the token that --owner-token-file writes
 
@@ -64,11 +65,15 @@ def _give(settings: Settings, user: privileges.Account) -> None:
 
 
 def create_token(settings: Settings, name: str, role: access.AdminRole) -> str:
-    """An administrator's token, made beside a running service or without one."""
+    """An administrator's token, made beside a running service or without one.
+
+    SchemaError for a name that the management API could not be asked to delete.
+    """
+    body = codec.decode(access.TokenBody, {"name": name, "role": role})
     store = Store(settings.database_url)
     try:
         migrate.check(store.engine)
         with store.writing() as session:
-            return access.create_token(session, name, role, clock.now())
+            return access.create_token(session, body.name, body.role, clock.now())
     finally:
         store.close()

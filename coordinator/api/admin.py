@@ -292,7 +292,8 @@ def _search() -> logs.Search:
         text = given.get(name)
         if text is None:
             continue
-        if not (text.isascii() and text.isdigit() and least <= int(text[:20]) <= most):
+        is_number = len(text) <= 20 and text.isascii() and text.isdigit()
+        if not (is_number and least <= int(text) <= most):
             faults.append(f"{name}: want a number from {least} to {most}, got {text[:20]!r}")
         elif name == "after":
             after = int(text)

@@ -68,9 +68,10 @@ def body(kind: type[T], *, max_bytes: int | None = None, **defaults: Any) -> T:
 
 
 def parse_json(raw: bytes) -> Any:
-    """JSON as RFC 8259 has it: no NaN, no lone surrogates; BadRequest otherwise."""
+    """JSON as RFC 8259 has it: UTF-8, no NaN, no lone surrogates; BadRequest otherwise."""
     try:
-        data = json.loads(raw, parse_constant=_refuse)
+        # Decoded here: json.loads would guess UTF-16 too, and let surrogates through in both.
+        data = json.loads(raw.decode("utf-8"), parse_constant=_refuse)
         if b"\\ud" in raw or b"\\uD" in raw:
             json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate cannot be encoded
     except (ValueError, RecursionError) as error:

@@ -12,7 +12,7 @@ from coordinator.enrolment import ChallengeRequest, EnrolRequest, NewToken, Toke
 from coordinator.nodes import Ack, Caller
 
 blueprint = Blueprint("node", __name__)
-STRANGERS_BYTES = 65536  # bodies of those who have yet to prove who they are
+SMALL_BYTES = 65536  # the bound of every body but a batch of logs, strangers' above all
 
 
 @blueprint.get("/health")
@@ -27,7 +27,7 @@ def health() -> dict[str, Any]:
 
 @blueprint.post("/node/challenge")
 def challenge() -> tuple[dict[str, Any], int]:
-    here, asked = service(), body(ChallengeRequest, max_bytes=STRANGERS_BYTES)
+    here, asked = service(), body(ChallengeRequest, max_bytes=SMALL_BYTES)
     with here.store.writing() as session:
         answer = enrolment.challenge(session, here.place, asked, bearer(), clock.now())
     return answer, 201
@@ -35,7 +35,7 @@ def challenge() -> tuple[dict[str, Any], int]:
 
 @blueprint.post("/node/enrol")
 def enrol() -> tuple[dict[str, Any], int]:
-    here, asked, key = service(), body(EnrolRequest, max_bytes=STRANGERS_BYTES), bearer()
+    here, asked, key = service(), body(EnrolRequest, max_bytes=SMALL_BYTES), bearer()
     spent = _spend(asked.challenge_id)
     made, _ = network.change(
         here.store,
@@ -49,7 +49,7 @@ def enrol() -> tuple[dict[str, Any], int]:
 
 @blueprint.post("/node/token")
 def token() -> dict[str, Any]:
-    here, asked = service(), body(TokenRequest, max_bytes=STRANGERS_BYTES)
+    here, asked = service(), body(TokenRequest, max_bytes=SMALL_BYTES)
     spent = _spend(asked.challenge_id)
     with here.store.writing() as session:
         made = enrolment.renew(session, here.place, spent, asked, clock.now(), here.token_ttl)
@@ -68,7 +68,7 @@ def open_stream() -> Response:
 
 @blueprint.post("/node/ack")
 def ack() -> tuple[str, int]:
-    caller, said = _caller(), body(Ack)
+    caller, said = _caller(), body(Ack, max_bytes=SMALL_BYTES)
     with service().store.writing() as session:
         nodes.acknowledge(session, caller.node_id, said, clock.now())
     return "", 204

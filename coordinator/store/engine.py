@@ -45,7 +45,8 @@ class Store:
 
 
 def _engine(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": 10.0})
+    # What is logged of a failed statement must not carry what it would have stored.
+    engine = create_engine(url, connect_args={"timeout": 10.0}, hide_parameters=True)
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine

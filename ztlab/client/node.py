@@ -26,6 +26,7 @@ from ztlab.model.identity import decode_public_key
 from ztlab.model.proof import Purpose, Transcript, setup_key_hash
 
 HEARTBEAT_S = 15.0
+ERROR_CHARS = 2000  # what the coordinator keeps of a refusal
 SILENCE_HEARTBEATS = 2.5  # a stream that said nothing for so many heartbeats is dead
 
 Prove = Callable[[Transcript], bytes]
@@ -211,7 +212,7 @@ class NodeClient:
             "applied": error is None,
         }
         if error is not None:
-            body["error"] = error
+            body["error"] = error[:ERROR_CHARS]
         self._transport.request("POST", "/node/ack", body)
 
     def push_logs(self, *, batch_id: str, events: Sequence[Mapping[str, Any]]) -> int:

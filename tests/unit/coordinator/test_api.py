@@ -9,8 +9,11 @@ from flask import Flask
 
 from coordinator import network, nodes
 from coordinator.api.context import Service
+from coordinator.settings import Settings
+from coordinator.setup import create_token
 from tests.unit.coordinator.conftest import Call
 from tests.unit.coordinator.test_network import add_node
+from ztlab.errors import SchemaError
 
 POLICY: dict[str, Any] = {
     "default": "deny",
@@ -171,11 +174,43 @@ def test_what_is_not_there_is_404_with_a_problem(call: Call, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["lmit=5", "limit=0", "limit=5001", "limit=x", "after=-1", "since=yesterday"]
+    "query",
+    [
+        "lmit=5",
+        "limit=0",
+        "limit=5001",
+        "limit=00000000000000000001000000",
+        "limit=x",
+        "after=-1",
+        "after=00000000000000000000" + "9" * 30,
+        "since=yesterday",
+        "since=0001-01-01T00:00:00%2B23:59",
+    ],
 )
 def test_a_wrong_log_query_is_refused_with_its_parameter(call: Call, query: str) -> None:
     answer = call("GET", f"/logs?{query}", status=422)
     assert errors(answer)[0][0] == query.partition("=")[0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"name": "\xff"}',
+        b'{"name": "\xed\xa0\x80"}',
+        '{"name": "a"}'.encode("utf-16"),
+        b"[" * 9999,
+    ],
+)
+def test_a_body_that_is_no_json_in_utf_8_is_400(app: Flask, body: bytes) -> None:
+    answer = app.test_client().post(
+        "/api/v1/node/token", data=body, content_type="application/json"
+    )
+    assert (answer.status_code, answer.mimetype) == (400, "application/problem+json")
+
+
+def test_two_slashes_are_another_path_and_lead_nowhere(app: Flask) -> None:
+    answer = app.test_client().get("/api/v1//nodes", headers={"Host": "elsewhere.example"})
+    assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
 
 
 def test_a_bug_is_500_tells_nothing_and_is_logged(
@@ -203,6 +238,14 @@ def test_every_route_but_health_and_the_challenge_wants_a_token(app: Flask) -> N
                 assert status == 422
             else:
                 assert status == 401, f"{method} {path}"
+
+
+@pytest.mark.parametrize("name", ["a/b", "", " x", "../x"])
+def test_the_command_line_makes_no_token_that_the_api_cannot_delete(
+    settings: Settings, name: str
+) -> None:
+    with pytest.raises(SchemaError, match="^name: "):
+        create_token(settings, name, "owner")
 
 
 def test_the_network_says_where_it_stands(call: Call, service: Service) -> None:

@@ -10,12 +10,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import insert, text
+from sqlalchemy.exc import IntegrityError
 
+from coordinator import clock
 from coordinator.api.context import Service
 from coordinator.store import migrate
 from coordinator.store.engine import Store
-from coordinator.store.models import Base
+from coordinator.store.models import AdminTokenRow, Base
 from ztlab.errors import ZtError
 
 
@@ -96,3 +98,11 @@ def test_what_fails_is_not_written(service: Service) -> None:
         raise RuntimeError
     with service.store.reading() as session:
         assert session.scalar(text("SELECT number FROM network")) == 0
+
+
+def test_a_failed_statement_is_told_without_what_it_carried(service: Service) -> None:
+    with pytest.raises(IntegrityError) as caught, service.store.writing() as session:
+        for _ in range(2):
+            values = {"name": "x", "hash": b"a secret", "role": "viewer", "created_at": clock.now()}
+            session.execute(insert(AdminTokenRow).values(values))
+    assert "a secret" not in str(caught.value)
