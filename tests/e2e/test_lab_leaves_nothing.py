@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.e2e.plans import mesh
 from tests.e2e.waiting import wait_until
 from ztlab.lab import build, processes, state
 from ztlab.lab.lab import Lab
+from ztlab.lab.plan import LabPlan, NodePlan
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.wireguard, pytest.mark.bpf]
 
@@ -74,6 +76,40 @@ def test_down_leaves_nothing_behind(lab_name: str, kill) -> None:  # type: ignor
     assert done.returncode == 0, done.stderr
     assert traces.left(before) == []
     assert not state.root().exists()
+
+
+# Enters the PID namespace of process ARGV[1] with a child, and never waits for it.
+UNREAPED = """
+import ctypes, os, sys, time
+pid_namespace = os.open(f"/proc/{sys.argv[1]}/ns/pid", os.O_RDONLY)
+assert ctypes.CDLL(None).setns(pid_namespace, 0x20000000) == 0
+if os.fork() == 0:
+    os._exit(0)
+print("done", flush=True)
+time.sleep(60)
+"""
+
+
+def test_down_does_not_wait_for_a_parent_that_never_reaps(lab_name: str) -> None:
+    host = traces.of_host()
+    lab = build.up(LabPlan(name=lab_name, nodes=(NodePlan(name="h1", kind="host"),), document={}))
+    before = traces.of_lab(lab, host)
+    init = lab.record.init
+    assert init is not None
+    command = [sys.executable, "-c", UNREAPED, str(init.pid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "done\n"
+
+            done = ztlab("down", lab_name)
+
+            assert done.returncode == 0, done.stderr
+            assert not state.root().exists()
+            assert not processes.is_alive(init)
+        finally:
+            parent.kill()
+    assert traces.left(before) == []
 
 
 @pytest.mark.parametrize("phase", ["coordinator", "policy and keys", "agents"])

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from ztlab.lab.state import InitProcess
 
+_PF_EXITING = 0x4  # include/linux/sched.h; in the field "flags" of /proc/PID/stat
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
@@ -49,22 +51,37 @@ def identify(pid: int) -> InitProcess | None:
 
 
 def is_alive(process: InitProcess) -> bool:
-    """Is it still running, and still the same one? A zombie is not."""
-    if process.boot_id != boot_id():
-        return False
-    fields = _stat_fields(process.pid)
-    return fields is not None and fields[0] not in "ZX" and int(fields[19]) == process.started_ticks
+    """Is it still running, and still the same one? A zombie is not, nor is what only waits to be
+    one: a PID 1 that was killed, until every process of its namespace is reaped."""
+    fields = _own_fields(process)
+    return fields is not None and fields[0] not in "ZX" and not _is_exiting(fields)
 
 
 def is_gone(process: InitProcess) -> bool:
-    """Has it left with all its namespace? Its zombie stays until every process in it is reaped.
+    """Has it left with all its namespace?
 
-    A zombie whose namespace is empty waits only for its parent, which is none of ours.
+    A zombie whose namespace is empty waits only for its parent, which is none of ours; nor is the
+    parent of a process that somebody put into the lab from outside and that nobody reaps (the
+    PID 1 of many a container never does). What is dead holds nothing any more.
     """
-    if process.boot_id != boot_id():
+    fields = _own_fields(process)
+    if fields is None or fields[0] in "ZX":
         return True
-    fields = _stat_fields(process.pid)
-    return fields is None or int(fields[19]) != process.started_ticks or fields[0] in "ZX"
+    inode = namespace_inode(process.pid, "pid")
+    # In this order its files, then its namespaces are released: nothing of the lab is held open.
+    if not _is_exiting(fields) or namespace_inode(process.pid, "net") is not None or inode is None:
+        return False
+    return all(p.is_zombie or p.pid == process.pid for p in in_pid_namespace(inode))
+
+
+def _own_fields(process: InitProcess) -> list[str] | None:
+    """Its /proc/PID/stat as `_stat_fields` has it; None if it is gone, whoever has the pid now."""
+    fields = _stat_fields(process.pid) if process.boot_id == boot_id() else None
+    return fields if fields is not None and int(fields[19]) == process.started_ticks else None
+
+
+def _is_exiting(fields: list[str]) -> bool:
+    return bool(int(fields[6]) & _PF_EXITING)
 
 
 def kill(process: InitProcess) -> None:
