@@ -142,7 +142,7 @@ def lock(run_dir: Path) -> IO[bytes]:
 def addresses_of(url: str) -> frozenset[Address]:
     """The addresses of the host in URL; empty where its name does not resolve now."""
     parts = urlsplit(url)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeError):
         found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
         return frozenset(ip_address(entry[4][0]) for entry in found)
     return frozenset()
@@ -155,7 +155,7 @@ def resolve(endpoints: Iterable[str]) -> dict[str, Endpoint]:
         host, _, port = text.rpartition(":")
         try:
             found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: no host name at all ("a..b")
             log.warning("endpoint %s does not resolve: %s", text, error)
             continue
         address = ip_address(found[0][4][0])

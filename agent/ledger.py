@@ -129,6 +129,8 @@ def _mapped(path: Path) -> mmap.mmap:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, state.PRIVATE_FILE)
         try:
             os.ftruncate(descriptor, _LAYOUT.size)
+            # Room for it now: in a full tmpfs a store to a hole would be a SIGBUS later.
+            os.posix_fallocate(descriptor, 0, _LAYOUT.size)
             return mmap.mmap(descriptor, _LAYOUT.size)
         finally:
             os.close(descriptor)

@@ -10,6 +10,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from agent import state
+from agent.datapath.marks import MarkLayout
 from ztlab.errors import SchemaError
 from ztlab.model import codec
 from ztlab.model.codec import field
@@ -42,8 +43,7 @@ def _check_url(url: str) -> None:
 
 
 def _check_mask(mask: int) -> None:
-    if not 0 < mask < 2**32:
-        raise ValueError(f"want a mask within 32 bits, got {mask:#x}")
+    MarkLayout.from_mask(mask)
 
 
 def _check_listen(text: str) -> None:

@@ -124,3 +124,10 @@ def test_one_run_dir_has_one_agent(tmp_path: Path) -> None:
         with pytest.raises(ZtError, match="another zt-agent runs"):
             host.lock(tmp_path / "run")
     host.lock(tmp_path / "run").close()
+
+
+@pytest.mark.parametrize("name", ["gateway..example", "x" * 64 + ".example"])
+def test_a_name_that_can_be_no_name_is_left_out_like_one_that_does_not_resolve(name: str) -> None:
+    there = "192.0.2.1:51820"
+    assert host.resolve([f"{name}:51820", there]).keys() == {there}
+    assert host.addresses_of(f"https://{name}:443") == frozenset()

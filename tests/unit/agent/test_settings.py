@@ -62,6 +62,7 @@ def test_what_the_document_calls_defaults_are_the_defaults(tmp_path: Path) -> No
         (MINIMAL + "[wireguard]\nmtu = 500\n", "want an MTU from 1280"),
         (MINIMAL + '[coordinator]\nurl = "http://x"\nsetup_key_file = "k"\n', "want https://"),
         (MINIMAL + "[log]\nflush_share = 2.0\n", "want a share"),
+        (MINIMAL + "[datapath]\nmark_mask = 0x50001000\n", "want a mark mask of one judged bit"),
         ("authz_mode =\n", "not TOML"),
     ],
 )
