@@ -30,6 +30,7 @@ class LastGood:
         self._path = path
         self._lock = threading.Lock()
         self._current: Applied | None = None
+        self._is_kept = True  # False: what is applied could not be written
 
     def load(self) -> Applied | None:
         """What a predecessor applied last; None where there is none, or it cannot be read."""
@@ -66,7 +67,9 @@ class LastGood:
         with self._lock:
             self._current = applied
             if on_disk:
+                self._is_kept = False
                 state.write_json(self._path, codec.encode(applied))
+                self._is_kept = True
 
     def confirm(self, revision: Revision, digest: str) -> None:
         """The configuration with DIGEST, if it is ours, is what REVISION asks for as well."""
@@ -74,5 +77,5 @@ class LastGood:
         if current is None or current.config.digest() != digest:
             raise ZtError(f"this node does not have the configuration {digest[:12]}…")
         self.check(revision)
-        if revision != current.revision:
+        if revision != current.revision or not self._is_kept:
             self.store(replace(current, revision=revision))

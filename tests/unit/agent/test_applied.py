@@ -61,3 +61,17 @@ def test_a_confirmed_revision_is_taken_over_and_a_foreign_digest_is_not(
     assert found is not None and found.revision.number == 9
     with pytest.raises(ZtError, match="does not have"):
         last_good.confirm(Revision(epoch="a", number=10), config("other").digest())
+
+
+def test_what_could_not_be_written_is_not_confirmed_until_it_is(
+    last_good: LastGood, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").mkdir()  # nothing can be put in its place
+    revision = Revision(epoch="a", number=5)
+    with pytest.raises(ZtError, match="cannot write"):
+        last_good.store(applied("a", 5))
+    with pytest.raises(ZtError, match="cannot write"):
+        last_good.confirm(revision, config().digest())
+    (tmp_path / "config.json").rmdir()
+    last_good.confirm(revision, config().digest())
+    assert LastGood(tmp_path / "config.json").load() == applied("a", 5)
