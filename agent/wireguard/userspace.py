@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -89,9 +90,14 @@ class UserspaceWireGuard:
             time.sleep(0.005)
 
     def configure(self, *, private_key: str, listen_port: int, fwmark: int) -> None:
-        self._set(
-            f"private_key={_hex(private_key)}", f"listen_port={listen_port}", f"fwmark={fwmark}"
-        )
+        self._set(f"private_key={_hex(private_key)}", f"fwmark={fwmark}")
+        try:
+            self._set(f"listen_port={listen_port}")
+        except ZtError as error:
+            raise ZtError(
+                f"{self._interface} cannot listen on UDP port {listen_port}: {error}",
+                hint="set another [wireguard] listen_port",
+            ) from error
 
     def set_peer(self, peer: PeerSpec, *, replace_allowed_ips: bool) -> None:
         lines = [f"public_key={_hex(peer.public_key)}"]
@@ -169,7 +175,7 @@ class UserspaceWireGuard:
             raise ZtError(
                 f"{PROGRAM} does not answer on {self._socket}: {error.strerror or error}"
             ) from None
-        code = int(dict(answer).get("errno", "0"))
+        code = int(dict(answer).get("errno", errno.ECONNRESET))  # none: it died meanwhile
         if code:
             # Only the kind of request: its values may hold a private key.
             raise ZtError(f"{PROGRAM} refused {lines[0]}: {os.strerror(abs(code))}")

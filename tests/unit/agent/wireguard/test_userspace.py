@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import base64
+import socket
+import threading
 from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from agent.keys import NodeKey
+from agent.wireguard import userspace
 from agent.wireguard.backend import Endpoint
 from agent.wireguard.userspace import parsed
+from ztlab.errors import ZtError
 
 PRIVATE = bytes(range(32))
 PEER = bytes(range(1, 33))
@@ -54,3 +62,23 @@ def test_an_answer_is_read_whole() -> None:
 def test_a_device_without_a_key_has_no_public_key() -> None:
     assert parsed(pairs("listen_port=0\nerrno=0")).public_key == ""
     assert parsed(pairs(f"private_key={bytes(32).hex()}\nerrno=0")).public_key == ""
+
+
+def test_an_answer_that_breaks_off_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(userspace, "SOCKET_DIR", tmp_path)
+    links: Any = None  # what is asked of it here needs none
+    backend = userspace.UserspaceWireGuard("wg0", links)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "wg0.sock"))
+        listener.listen()
+
+        def die_at_once() -> None:
+            connection, _ = listener.accept()
+            connection.recv(4096)
+            connection.close()
+
+        threading.Thread(target=die_at_once, daemon=True).start()
+        with pytest.raises(ZtError, match="refused set=1"):
+            backend.remove_peer(base64.b64encode(PEER).decode())
