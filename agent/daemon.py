@@ -3,6 +3,7 @@
 main       signals; starts and stops everything else
 load       compiles and loads the programs, while the interface is made and the node enrols
 watch      repairs what somebody removed (1 s), makes late peers anew (0.1 s while any is)
+names      looks up again what did not resolve (30 s); apart, since a resolver may be slow
 session    talks to the coordinator and applies what it sends
 flowlog    reads the ring;  logpush  pushes batches
 control    accepts on the control socket; a thread per connection
@@ -87,7 +88,7 @@ class Agent:
         self.sync = Synchronizer(settings, self.key, self.marks, self.limits)
         self._ledger = Ledger(settings.run_path / "log.counts")
         self._standalone_path = standalone_path
-        self._apply_lock = threading.Lock()
+        self._apply_lock, self._switch_lock = threading.Lock(), threading.Lock()
         self._live, self._stopping = threading.Event(), threading.Event()
         self._look_now = threading.Event()
         self._watch = threading.Thread(target=self._watch_over, name="watch", daemon=True)
@@ -191,6 +192,7 @@ class Agent:
         self._undo.append(self.flowlog.stop)
         self._watch.start()
         self._undo.append(self._watch.join)
+        threading.Thread(target=self._look_up_names, name="names", daemon=True).start()
         metrics = MetricsServer(self.settings.metrics.listen, self._snapshot)
         self._undo.append(metrics.stop)
         control = ControlServer(
@@ -218,7 +220,7 @@ class Agent:
                 log.exception("not everything could be undone")
 
     def _watch_over(self) -> None:
-        repair_at, resolve_at = 0.0, time.monotonic() + RESOLVE_S
+        repair_at = 0.0
         waits = True
         while not self._stopping.is_set():
             self._look_now.wait(HANDSHAKE_S if waits else WATCH_S)
@@ -226,10 +228,11 @@ class Agent:
             if time.monotonic() >= repair_at:
                 self._attempt(self.sync.repair)
                 repair_at = time.monotonic() + WATCH_S
-            if time.monotonic() >= resolve_at:
-                self._attempt(self.sync.resolve_again)
-                resolve_at = time.monotonic() + RESOLVE_S
             waits = bool(self._attempt(self.sync.hasten_handshakes))
+
+    def _look_up_names(self) -> None:
+        while not self._stopping.wait(RESOLVE_S):
+            self._attempt(self.sync.resolve_again)
 
     def _attempt(self, what: Callable[[], object]) -> object:
         """Do WHAT; a failure is logged, and the next second is another chance."""
@@ -272,7 +275,7 @@ class Agent:
                 self.last_good.check(wanted.revision)
                 self.names.learn(wanted.config, self.sync.compiled(wanted.config))
                 self.sync.apply(wanted.config)
-            except ZtError as error:
+            except Exception as error:
                 self.applies["refused"] += 1
                 self.last_refusal = str(error)
                 current = self.last_good.current
@@ -297,8 +300,14 @@ class Agent:
             mode = AuthzMode[str(request.get("mode")).upper()]
         except KeyError:
             raise ZtError(f"want observe or enforce, got {request.get('mode')!r}") from None
-        self.sync.set_authz_mode(mode)
-        self.switches.set_authz_mode(mode)
+        # On file first: a switch that a restart would undo is not thrown at all.
+        with self._switch_lock:
+            self.switches.set_authz_mode(mode)
+            try:
+                self.sync.set_authz_mode(mode)
+            except Exception:
+                self.switches.set_authz_mode(self.sync.authz_mode)
+                raise
         log.info("authz_mode is %s", mode.word)
         return None
 
@@ -306,8 +315,9 @@ class Agent:
         enabled = request.get("enabled")
         if not isinstance(enabled, bool):
             raise ZtError(f"want true or false, got {enabled!r}")
-        self.sync.set_logging(enabled=enabled)
-        self.switches.set_logging(enabled)
+        with self._switch_lock:
+            self.switches.set_logging(enabled)
+            self.sync.set_logging(enabled=enabled)
         log.info("logging is %s", "on" if enabled else "off")
         return None
 

@@ -29,7 +29,7 @@ from agent.settings import Settings
 from agent.wireguard.backend import Address, Backend, Endpoint, WgPeer, WgState
 from agent.wireguard.choose import open_backend
 from agent.wireguard.links import FWMARK, Links
-from ztlab.errors import ZtError
+from ztlab.errors import HostUnfit, ZtError
 from ztlab.model.config import NodeConfig
 from ztlab.model.verdict import AuthzMode, Hook
 
@@ -65,7 +65,9 @@ class Synchronizer:
         self._config: NodeConfig | None = None
         self._applied: Desired | None = None
         self._compiled: DatapathState | None = None
-        self._unresolved: set[str] = set()
+        self._endpoints: Mapping[str, Endpoint] = {}  # of _config, as they resolved
+        self._outside: frozenset[Address] = frozenset()
+        self._is_rebuilding = False
         self._mode = settings.authz_mode
         self._health = Health(attached=dict.fromkeys(Hook, False), belt_installed=False, drift=0)
         self._is_closed = False
@@ -76,7 +78,14 @@ class Synchronizer:
     def open_interface(self) -> None:
         """Make or adopt the interface, keyed but without peers of its own yet."""
         host.check_marks(self._settings.datapath.mark_mask, self._links.mark_rules())
-        self._backend = open_backend(self._settings.wireguard.backend, self._interface, self._links)
+        backend = open_backend(self._settings.wireguard.backend, self._interface, self._links)
+        if backend.state().public_key not in ("", self._key.public_key):
+            # Not taken over, and so not taken back either: it stays as it is.
+            raise HostUnfit(
+                f"{self._interface} has another private key: it is somebody else's",
+                hint=f"set another [wireguard] interface, or `ip link delete {self._interface}`",
+            )
+        self._backend = backend
         self._configure()
 
     @owned
@@ -151,10 +160,12 @@ class Synchronizer:
 
     def apply(self, config: NodeConfig) -> None:
         """Make the node what CONFIG says; ZtError says why not, and then it is what it was."""
-        # Names are looked up in the caller's thread: a slow resolver holds up nobody else.
-        outside = self._coordinator_addresses()
-        endpoints = host.resolve({p.endpoint for p in config.peers if p.endpoint})
-        self._apply(config, endpoints, outside)
+        self._apply(config, *self._looked_up(config))
+
+    def _looked_up(self, config: NodeConfig) -> tuple[dict[str, Endpoint], frozenset[Address]]:
+        """Its endpoints and the coordinator's addresses. Never in the owner's thread: a slow
+        resolver would hold up the local switches and the repair."""
+        return host.resolve(_named(config)), self._coordinator_addresses()
 
     @owned
     def _apply(
@@ -171,12 +182,11 @@ class Synchronizer:
         )
         try:
             self._carry_out(config, wanted, state)
-        except ZtError:
+        except Exception:
             self._go_back()
             raise
         self._config, self._applied, self._compiled = config, wanted, state
-        named = {peer.endpoint for peer in config.peers if peer.endpoint}
-        self._unresolved = named - endpoints.keys()
+        self._endpoints, self._outside = endpoints, outside
         self._look()
 
     def compiled(self, config: NodeConfig) -> DatapathState:
@@ -225,7 +235,7 @@ class Synchronizer:
         self._applied = None  # nothing is known any more but what is read back
         try:
             self._carry_out(self._config, before, self.compiled(self._config))
-        except ZtError as error:
+        except Exception as error:
             log.error("the last good configuration does not come back either: %s", error)
         finally:
             self._applied = before
@@ -249,6 +259,11 @@ class Synchronizer:
         return host.addresses_of(coordinator.url) if coordinator else frozenset()
 
     # --- the local switches ---
+
+    @property
+    def authz_mode(self) -> AuthzMode:
+        """What the programs do now."""
+        return self._mode
 
     @owned
     def set_authz_mode(self, mode: AuthzMode) -> None:
@@ -276,7 +291,7 @@ class Synchronizer:
         """Put back what somebody removed; log what it was."""
         if self._is_closed:
             return
-        if not self._wg.is_alive():
+        if self._is_rebuilding or not self._wg.is_alive():
             self._rebuild()
             self._look()
             return
@@ -293,12 +308,13 @@ class Synchronizer:
         if is_down and self._config is not None:
             log.warning("%s was taken down: up again", self._interface)
             self._bring_up()
-            self.apply(self._config)
+            self._apply(self._config, self._endpoints, self._outside)
         if gone or slack:
             self._look()
 
     def _rebuild(self) -> None:
         log.warning("%s is gone: made again", self._interface)
+        self._is_rebuilding = True  # until all of it went well: half of it would never be finished
         self._applied = None
         self._wg.close()
         self._wg.open()
@@ -306,12 +322,25 @@ class Synchronizer:
         self._handshakes.forget()
         self._bring_up()
         if self._config is not None:
-            self.apply(self._config)
+            self._apply(self._config, self._endpoints, self._outside)
+        self._is_rebuilding = False
 
     def resolve_again(self) -> None:
         """Dial the peers whose names did not resolve before, if they do now."""
-        if self._config is not None and host.resolve(self._unresolved):
-            self.apply(self._config)
+        config = self._config
+        if config is not None and host.resolve(_named(config) - self._endpoints.keys()):
+            self._apply_still(config, *self._looked_up(config))
+
+    @owned
+    def _apply_still(
+        self,
+        config: NodeConfig,
+        endpoints: Mapping[str, Endpoint],
+        outside: frozenset[Address],
+    ) -> None:
+        """Apply CONFIG, unless a newer one came while its names were looked up."""
+        if config is self._config:
+            self._apply(config, endpoints, outside)
 
     @owned
     def hasten_handshakes(self) -> bool:
@@ -378,3 +407,8 @@ class Synchronizer:
     def _dp(self) -> Datapath:
         assert self._datapath is not None, "go_live comes first"
         return self._datapath
+
+
+def _named(config: NodeConfig) -> set[str]:
+    """The endpoints that CONFIG names."""
+    return {peer.endpoint for peer in config.peers if peer.endpoint}

@@ -1,0 +1,113 @@
+"""Two who want to change the node at once, without a kernel underneath."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from agent import host
+from agent.datapath.limits import Limits
+from agent.datapath.marks import MarkLayout
+from agent.keys import NodeKey
+from agent.settings import DEFAULT_MARK_MASK, Settings
+from agent.sync import Synchronizer
+from agent.wireguard.backend import Endpoint
+from ztlab.model.config import NodeConfig, Peer, Self
+from ztlab.model.verdict import AuthzMode
+
+NAMED = "late.example:51820"
+FOUND = {NAMED: Endpoint(address=ip_address("192.0.2.1"), port=51820)}
+
+
+def config(*peers: str) -> NodeConfig:
+    node = Self(node_id="n", name="me", role="client", identity="me", addresses=("10.1.0.1/32",))
+    return NodeConfig(
+        version=1,
+        network_id="x",
+        node=node,
+        peers=tuple(
+            Peer(
+                node_id=name,
+                name=name,
+                role="gateway",
+                public_key=NodeKey(bytes([8] * 31 + [64])).public_key,
+                endpoint=NAMED,
+                allowed_ips=("10.1.0.2/32",),
+            )
+            for name in peers
+        ),
+    )
+
+
+class Remembering(Synchronizer):
+    """Carries nothing out, and says what it would have."""
+
+    def __init__(self, directory: Path) -> None:
+        settings = Settings(
+            authz_mode=AuthzMode.ENFORCE, logging_enabled=True, name="me", run_dir=str(directory)
+        )
+        marks = MarkLayout.from_mask(DEFAULT_MARK_MASK)
+        super().__init__(settings, NodeKey(bytes(range(32))), marks, Limits())
+        self.carried_out: list[NodeConfig] = []
+
+    def _carry_out(self, config: NodeConfig, *_: object) -> None:
+        self.carried_out.append(config)
+
+    def _look(self):  # type: ignore[no-untyped-def]
+        return self._health
+
+
+@pytest.fixture
+def sync(tmp_path: Path) -> Iterator[Remembering]:
+    made = Remembering(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_name_that_resolves_later_is_dialled(
+    sync: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "resolve", lambda _: {})
+    sync.apply(config("gateway"))
+    sync.resolve_again()
+    assert len(sync.carried_out) == 1
+    monkeypatch.setattr(host, "resolve", lambda names: FOUND if names else {})
+    sync.resolve_again()
+    sync.resolve_again()
+    assert len(sync.carried_out) == 2
+
+
+def test_a_slow_lookup_does_not_bring_back_what_a_newer_configuration_revoked(
+    sync: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "resolve", lambda _: {})
+    sync.apply(config("revoked"))
+    asked, answer = threading.Event(), threading.Event()
+    slow: list[threading.Thread] = []
+
+    def wait_for_the_answer() -> None:
+        asked.set()
+        answer.wait(10)
+
+    # The first lookup tells that a name resolves now; the second belongs to the change itself.
+    answers: list[Callable[[], None]] = [lambda: None, wait_for_the_answer]
+
+    def resolve(_: object) -> dict[str, Endpoint]:
+        if threading.current_thread() not in slow:
+            return {}
+        answers.pop(0)()
+        return FOUND
+
+    monkeypatch.setattr(host, "resolve", resolve)
+    slow.append(threading.Thread(target=sync.resolve_again))
+    slow[0].start()
+    assert asked.wait(10)
+    newer = config()
+    sync.apply(newer)
+    answer.set()
+    slow[0].join(10)
+    assert sync.config is newer and sync.carried_out[-1] is newer
