@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 REQUEST_S = 10.0  # from connect to a whole request
 WRITE_S = 10.0  # a reader that takes nothing for so long is gone
 CONNECTIONS = 64  # at once
+OBSERVERS = 32  # of these: whoever watches never keeps an operator from the switches
 
 Handler = Callable[[Mapping[str, Any]], Any]
 """Answers one request; raises ZtError."""
@@ -43,6 +44,7 @@ class ControlServer:
         self._handlers = handlers
         self._subscribe, self._unsubscribe = subscribe, unsubscribe
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
+        self._seats = threading.BoundedSemaphore(OBSERVERS)
         self._stop = threading.Event()
         self._listener: socket.socket | None = None
 
@@ -100,7 +102,7 @@ class ControlServer:
             _check_peer(connection)
             request = _request(connection)
             if request.get("do") == "observe":
-                self._stream(connection)
+                self._observe(connection)
                 return
             handler = self._handlers.get(str(request.get("do")))
             if handler is None:
@@ -114,6 +116,14 @@ class ControlServer:
                 "exit_code": error.exit_code,
             }
         _send(connection, answer)
+
+    def _observe(self, connection: socket.socket) -> None:
+        if not self._seats.acquire(blocking=False):
+            raise ZtError(f"{OBSERVERS} observers watch already", hint="end one of them")
+        try:
+            self._stream(connection)
+        finally:
+            self._seats.release()
 
     def _stream(self, connection: socket.socket) -> None:
         observer = self._subscribe()
@@ -147,7 +157,7 @@ def _request(connection: socket.socket) -> Mapping[str, Any]:
         raise ZtError(f"a request has at most {REQUEST_BYTES} bytes")
     try:
         request = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # RecursionError: nested a thousand deep
         request = None
     if not isinstance(request, dict):
         raise ZtError("a request is one line with one JSON object")

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from agent import control
 from agent.cli import main
-from agent.control_server import ControlServer
+from agent.control_server import CONNECTIONS, ControlServer
 from agent.flowlog import Observer
 from ztlab.errors import HostUnfit, NotFound, Unreachable
 
@@ -178,3 +178,27 @@ def test_the_commands_do_not_import_what_only_the_daemon_needs() -> None:
     code = f"import sys, agent.cli; print([m for m in '{heavy}'.split() if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_request_nested_too_deep_is_refused_in_words(daemon: Daemon) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(daemon.path))
+        client.sendall(b"[" * 100_000 + b"\n")
+        answer = json.loads(client.makefile("rb").readline())
+    assert "one JSON object" in answer["error"]
+
+
+def test_however_many_watch_an_operator_gets_through(daemon: Daemon) -> None:
+    watching = []
+    try:
+        for _ in range(CONNECTIONS + 1):
+            client = socket.socket(socket.AF_UNIX)
+            watching.append(client)
+            client.connect(str(daemon.path))
+            client.sendall(b'{"do": "observe"}\n')
+            answer = json.loads(client.makefile("rb").readline())
+        assert "observers watch already" in answer["error"]
+        assert control.ask(daemon.path, {"do": "set-logging", "enabled": True}) == {"got": True}
+    finally:
+        for client in watching:
+            client.close()
