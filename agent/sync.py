@@ -163,9 +163,11 @@ class Synchronizer:
         self._apply(config, *self._looked_up(config))
 
     def _looked_up(self, config: NodeConfig) -> tuple[dict[str, Endpoint], frozenset[Address]]:
-        """Its endpoints and the coordinator's addresses. Never in the owner's thread: a slow
-        resolver would hold up the local switches and the repair."""
-        return host.resolve(_named(config)), self._coordinator_addresses()
+        """Its endpoints and the coordinator's addresses; of what does not resolve now, the last
+        answer. Never in the owner's thread: a slow resolver would hold up switches and repair."""
+        named = _named(config)
+        known = {text: at for text, at in self._endpoints.items() if text in named}
+        return known | host.resolve(named), self._coordinator_addresses() or self._outside
 
     @owned
     def _apply(
@@ -326,10 +328,15 @@ class Synchronizer:
         self._is_rebuilding = False
 
     def resolve_again(self) -> None:
-        """Dial the peers whose names did not resolve before, if they do now."""
-        config = self._config
-        if config is not None and host.resolve(_named(config) - self._endpoints.keys()):
-            self._apply_still(config, *self._looked_up(config))
+        """Dial the peers whose names did not resolve before, if they do now, and keep the
+        coordinator outside the tunnel where it is now."""
+        config, known = self._config, self._endpoints
+        if config is None:
+            return
+        found = host.resolve(_named(config) - known.keys())
+        outside = self._coordinator_addresses() or self._outside
+        if found or outside != self._outside:
+            self._apply_still(config, {**known, **found}, outside)
 
     @owned
     def _apply_still(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from agent import host
 from agent.datapath.limits import Limits
 from agent.datapath.marks import MarkLayout
 from agent.keys import NodeKey
+from agent.reconcile import Desired
 from agent.settings import DEFAULT_MARK_MASK, Settings
 from agent.sync import Synchronizer
-from agent.wireguard.backend import Endpoint
+from agent.wireguard.backend import Address, Endpoint
 from ztlab.model.config import NodeConfig, Peer, Self
 from ztlab.model.verdict import AuthzMode
 
@@ -53,9 +54,15 @@ class Remembering(Synchronizer):
         marks = MarkLayout.from_mask(DEFAULT_MARK_MASK)
         super().__init__(settings, NodeKey(bytes(range(32))), marks, Limits())
         self.carried_out: list[NodeConfig] = []
+        self.wanted = Desired(addresses=frozenset(), peers={}, routes=frozenset(), outside=None)
 
-    def _carry_out(self, config: NodeConfig, *_: object) -> None:
+    def _carry_out(self, config: NodeConfig, wanted: Desired, _: object) -> None:
         self.carried_out.append(config)
+        self.wanted = wanted
+
+    @property
+    def outside(self) -> frozenset[Address]:
+        return self._outside
 
     def _look(self):  # type: ignore[no-untyped-def]
         return self._health
@@ -81,6 +88,33 @@ def test_a_name_that_resolves_later_is_dialled(
     assert len(sync.carried_out) == 2
 
 
+def test_a_coordinator_that_resolves_later_comes_outside_the_tunnel(
+    sync: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "resolve", lambda _: {})
+    addresses: dict[str, frozenset[Address]] = {"found": frozenset()}
+    monkeypatch.setattr(sync, "_coordinator_addresses", lambda: addresses["found"])
+    sync.apply(config("gateway"))
+    addresses["found"] = frozenset({ip_address("192.0.2.9")})
+    sync.resolve_again()
+    assert sync.outside == addresses["found"]
+    # An answer that fails to come takes nothing back.
+    addresses["found"] = frozenset()
+    sync.resolve_again()
+    sync.apply(config())
+    assert sync.outside == {ip_address("192.0.2.9")}
+
+
+def test_a_name_that_resolved_once_is_kept_while_it_does_not(
+    sync: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "resolve", lambda _: FOUND)
+    sync.apply(config("gateway"))
+    monkeypatch.setattr(host, "resolve", lambda _: {})
+    sync.apply(config("renamed"))
+    assert sync.wanted.peers and all(peer.endpoint for peer in sync.wanted.peers.values())
+
+
 def test_a_slow_lookup_does_not_bring_back_what_a_newer_configuration_revoked(
     sync: Remembering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,17 +123,11 @@ def test_a_slow_lookup_does_not_bring_back_what_a_newer_configuration_revoked(
     asked, answer = threading.Event(), threading.Event()
     slow: list[threading.Thread] = []
 
-    def wait_for_the_answer() -> None:
-        asked.set()
-        answer.wait(10)
-
-    # The first lookup tells that a name resolves now; the second belongs to the change itself.
-    answers: list[Callable[[], None]] = [lambda: None, wait_for_the_answer]
-
     def resolve(_: object) -> dict[str, Endpoint]:
         if threading.current_thread() not in slow:
             return {}
-        answers.pop(0)()
+        asked.set()
+        answer.wait(10)
         return FOUND
 
     monkeypatch.setattr(host, "resolve", resolve)
