@@ -31,6 +31,8 @@ def observe_command(nodes: tuple[str, ...], as_json: bool, lab_name: str | None)
     """
     require_root()
     lab, chosen = _choose(nodes, lab_name)
+    if not as_json:
+        click.echo(f"watching {', '.join(chosen)} of {lab.name}; Ctrl-C ends it", err=True)
     try:
         for node, event in events(lab, chosen):
             if as_json:

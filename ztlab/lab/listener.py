@@ -23,6 +23,9 @@ from pathlib import Path
 PAUSED = Path("/run/ztlab/paused")
 LISTENING = Path("/run/ztlab/listening")
 _FAMILIES = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+# A connection that policy cut would be sent its last echoes for minutes, twice a second (TCP takes a
+# drop at egress for congestion), long after its client is gone: each a denial in everybody's view.
+_UNHEARD_MS = 15_000
 
 
 class Server:
@@ -58,6 +61,8 @@ class Server:
         server.bind((_FAMILIES[family], int(number)))
         server.setblocking(False)
         if proto == "tcp":
+            # What it accepts inherits this.
+            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNHEARD_MS)
             server.listen(1024)
         act = self._accept if proto == "tcp" else self._answer
         self._selector.register(server, selectors.EVENT_READ, act)
