@@ -23,8 +23,8 @@ from pathlib import Path
 PAUSED = Path("/run/ztlab/paused")
 LISTENING = Path("/run/ztlab/listening")
 _FAMILIES = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
-# A connection that policy cut would be sent its last echoes for minutes, twice a second (TCP takes a
-# drop at egress for congestion), long after its client is gone: each a denial in everybody's view.
+# Into a connection that policy cut the last echoes would go for minutes, twice a second (TCP takes
+# a drop at egress for congestion), long after its client is gone: each a denial in every view.
 _UNHEARD_MS = 15_000
 
 
