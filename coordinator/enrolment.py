@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from coordinator import allocation, clock, validation
 from coordinator.errors import Conflict, Unauthenticated
 from coordinator.secrets import digest, fresh
+from coordinator.store.engine import Store
 from coordinator.store.models import (
     ChallengeRow,
     GroupRow,
@@ -149,17 +150,18 @@ def challenge(
     }
 
 
-def spend(session: Session, challenge_id: str, now: datetime) -> Spent | None:
-    """Take a challenge out of the store; None if it is not there or too old.
+def spend(store: Store, challenge_id: str, now: datetime) -> Spent:
+    """Take a challenge out of the store; Unauthenticated if it is not there or too old.
 
-    Commit this before looking at the proof: a wrong proof must use the challenge up as well.
+    In a transaction of its own, before anything is looked at: a wrong proof uses the challenge up
+    as well, and whoever has none does not get the network loaded.
     """
-    row = session.get(ChallengeRow, challenge_id)
-    if row is None:
-        return None
-    session.delete(row)
-    if row.expires_at <= now:
-        return None
+    with store.writing() as session:
+        row = session.get(ChallengeRow, challenge_id)
+        if row is not None:
+            session.delete(row)
+    if row is None or row.expires_at <= now:
+        raise Unauthenticated("the challenge is unknown, used or expired")
     return Spent(
         purpose=row.purpose,
         public_key=row.public_key,
@@ -171,14 +173,12 @@ def spend(session: Session, challenge_id: str, now: datetime) -> Spent | None:
 
 def check_proof(
     place: Place,
-    spent: Spent | None,
+    spent: Spent,
     purpose: Purpose,
     request: TokenRequest | EnrolRequest,
     extra: bytes,
-) -> Spent:
-    """Unauthenticated unless the request proves its key on this challenge; then the challenge."""
-    if spent is None:
-        raise Unauthenticated("the challenge is unknown, used or expired")
+) -> None:
+    """Unauthenticated unless the request proves its key on this challenge."""
     if (spent.purpose, spent.public_key) != (purpose, request.public_key):
         raise Unauthenticated("the challenge was given for another purpose or key")
     ephemeral = X25519PrivateKey.from_private_bytes(spent.ephemeral_key)
@@ -199,13 +199,12 @@ def check_proof(
         raise SchemaError([f"public_key: {error}"]) from error
     if not is_right:
         raise Unauthenticated("the proof is wrong")
-    return spent
 
 
 def enrol(
     session: Session,
     place: Place,
-    spent: Spent | None,
+    spent: Spent,
     request: EnrolRequest,
     bearer: str | None,
     now: datetime,
@@ -213,7 +212,7 @@ def enrol(
 ) -> NewToken:
     """Make the node that proved its key and holds a setup key. Runs inside network.change."""
     key = usable_setup_key(session, bearer, now)
-    spent = check_proof(place, spent, "enrol", request, setup_key_hash(bearer or ""))
+    check_proof(place, spent, "enrol", request, setup_key_hash(bearer or ""))
     if spent.setup_key_id != key.id:
         raise Unauthenticated("the challenge was given for another setup key")
     _check_bound_name(key, request.name)
@@ -244,7 +243,7 @@ def enrol(
 def renew(
     session: Session,
     place: Place,
-    spent: Spent | None,
+    spent: Spent,
     request: TokenRequest,
     now: datetime,
     token_ttl: timedelta,

@@ -9,11 +9,13 @@ so that SQLite's side files belong to who will write them.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
 import ssl
 from functools import partial
+from http import HTTPStatus
 from typing import Any, NoReturn
 
 import gevent
@@ -21,13 +23,16 @@ from flask import Flask
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
+from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
+from gunicorn.http import errors as http_errors
 from gunicorn.workers.ggevent import GeventWorker
 from sqlalchemy.exc import OperationalError
 
 from coordinator import clock, network, privileges, tls
 from coordinator.api.context import EXTENSION, Service
+from coordinator.api.problems import problem
 from coordinator.app import create_app
 from coordinator.settings import Settings
 from coordinator.store import migrate
@@ -39,7 +44,19 @@ log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 10_000
 KEEPALIVE_S = 30
 HANDSHAKE_S = 10.0
+# Nobody may hold a connection by sending half a body, or by not reading. More than KEEPALIVE_S,
+# which ends what is merely idle.
+STALLED_S = 45.0
 STOP_S = 1.0  # streams end at once; what else is under way gets this long
+
+
+# What gunicorn refuses as 400 is not listed.
+_UNPARSED = {
+    http_errors.LimitRequestLine: 414,
+    http_errors.LimitRequestHeaders: 431,
+    http_errors.ExpectationFailed: 417,
+    http_errors.UnsupportedTransferCoding: 501,
+}
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -86,8 +103,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """One request: gunicorn's way, but counted, so that a stop waits for it."""
         self._busy += 1
         self._is_idle.clear()
+        sock.settimeout(STALLED_S)
         try:
             return super().handle_request(listener_name, req, sock, addr)
+        except TimeoutError as error:  # gunicorn would log it as if something were wrong here
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
         finally:
             self._busy -= 1
             if not self._busy:
@@ -103,6 +123,22 @@ class Worker(GeventWorker):  # type: ignore[misc]
             client.close()
             return
         super().handle(listener, client, addr)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """What is refused before the application hears of it: a problem document as well."""
+        if not isinstance(exc, http_errors.ParseException):
+            super().handle_error(req, client, addr, exc)
+            return
+        status = HTTPStatus(_UNPARSED.get(type(exc), 400))
+        body = problem(status, status.phrase, f"this is no HTTP request: {exc}").get_data()
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
+            f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        try:
+            util.write_nonblock(client, head.encode() + body)
+        except OSError as error:
+            log.debug("%s did not wait for its refusal: %s", addr, error)
 
 
 class _RootLogger(Logger):  # type: ignore[misc]

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, NoReturn, TypeVar, cast
 
 from flask import current_app, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 
 from coordinator.enrolment import Place
@@ -55,7 +56,10 @@ def body(kind: type[T], *, max_bytes: int | None = None, **defaults: Any) -> T:
         request.max_content_length = max_bytes
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("want application/json")
-    raw = request.get_data(cache=False)
+    try:
+        raw = request.get_data(cache=False)
+    except ParseException as error:
+        raise BadRequest(f"the body is malformed: {error}") from None
     if request.content_length is None and len(raw) >= (request.max_content_length or 0):
         # A chunked body says nothing beforehand, and Werkzeug cuts it at the limit in silence.
         raise RequestEntityTooLarge

@@ -36,7 +36,7 @@ def challenge() -> tuple[dict[str, Any], int]:
 @blueprint.post("/node/enrol")
 def enrol() -> tuple[dict[str, Any], int]:
     here, asked, key = service(), body(EnrolRequest, max_bytes=SMALL_BYTES), bearer()
-    spent = _spend(asked.challenge_id)
+    spent = enrolment.spend(here.store, asked.challenge_id, clock.now())
     made, _ = network.change(
         here.store,
         here.hub,
@@ -50,7 +50,7 @@ def enrol() -> tuple[dict[str, Any], int]:
 @blueprint.post("/node/token")
 def token() -> dict[str, Any]:
     here, asked = service(), body(TokenRequest, max_bytes=SMALL_BYTES)
-    spent = _spend(asked.challenge_id)
+    spent = enrolment.spend(here.store, asked.challenge_id, clock.now())
     with here.store.writing() as session:
         made = enrolment.renew(session, here.place, spent, asked, clock.now(), here.token_ttl)
     return _token(made)
@@ -85,12 +85,6 @@ def push_logs() -> dict[str, Any]:
 def _caller() -> Caller:
     with service().store.reading() as session:
         return nodes.authenticate(session, bearer(), clock.now())
-
-
-def _spend(challenge_id: str) -> enrolment.Spent | None:
-    """In a transaction of its own: the challenge is gone whatever happens next."""
-    with service().store.writing() as session:
-        return enrolment.spend(session, challenge_id, clock.now())
 
 
 def _token(made: NewToken) -> dict[str, Any]:

@@ -557,6 +557,15 @@ def raw_request(coordinator: Coordinator, head: str, body: bytes = b"") -> tuple
         ),
         (401, "PUT /api/v1/policy HTTP/1.1\r\nJSON\r\nContent-Length: 2", b"{}"),
         (413, "PUT /api/v1/policy HTTP/1.1\r\nJSON\r\nOWNER\r\nContent-Length: 8388609", b""),
+        # What no application hears of is refused in the same words.
+        (400, "NONSENSE", b""),
+        (414, f"GET /{'a' * 5000} HTTP/1.1", b""),
+        (431, f"GET /api/v1/health HTTP/1.1\r\nX: {'a' * 10000}", b""),
+        (
+            400,
+            "POST /api/v1/node/challenge HTTP/1.1\r\nJSON\r\nTransfer-Encoding: chunked",
+            b"ZZ\r\n",
+        ),
     ],
 )
 def test_every_refusal_is_a_problem_document(

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,18 @@ from ztlab.model.proof import Transcript
 
 PROGRAM = Path(sys.executable).with_name("zt-coordinator")
 START_S = 20.0
+RUN = (str(PROGRAM), "run")
+# Likewise, with no more patience for a stalled connection than a test has.
+_IMPATIENT = """
+from gevent import monkey
+monkey.patch_all()
+import sys
+from pathlib import Path
+from coordinator import server, settings
+server.STALLED_S, server.KEEPALIVE_S = 1.1, 1
+server.serve(settings.load(Path(sys.argv[-1])))
+"""
+IMPATIENT = (sys.executable, "-c", _IMPATIENT)
 
 
 class Keys:
@@ -137,10 +149,12 @@ def write_settings(directory: Path, **changes: Any) -> int:
     return port
 
 
-def start(directory: Path, *, user: str | None = None) -> subprocess.Popen[bytes]:
+def start(
+    directory: Path, *, user: str | None = None, program: Sequence[str] = RUN
+) -> subprocess.Popen[bytes]:
     """`zt-coordinator run`, started by USER (None: by us), with its log in DIRECTORY/log."""
     with (directory / "log").open("ab") as log:
-        command = [str(PROGRAM), "run", "--config", str(directory / "coordinator.toml")]
+        command = [*program, "--config", str(directory / "coordinator.toml")]
         groups: list[int] | None = None if user is None else []
         return subprocess.Popen(
             command, stdout=log, stderr=log, user=user, group=_group(user), extra_groups=groups
@@ -176,17 +190,17 @@ def place() -> Iterator[Path]:
 
 
 @contextmanager
-def running(**changes: Any) -> Iterator[Coordinator]:
-    """A coordinator from `init` to SIGTERM."""
+def running(*, program: Sequence[str] = RUN, **changes: Any) -> Iterator[Coordinator]:
+    """A coordinator from `init` to SIGTERM; CHANGES are to its settings."""
     with place() as directory:
-        yield from _running(directory, **changes)
+        yield from _running(directory, program, **changes)
 
 
-def _running(directory: Path, **changes: Any) -> Iterator[Coordinator]:
+def _running(directory: Path, program: Sequence[str], **changes: Any) -> Iterator[Coordinator]:
     port = write_settings(directory, **changes)
     cli("init", "--owner-token-file", str(directory / "owner"), at=directory)
     owner = (directory / "owner").read_text().strip()
-    process = start(directory)
+    process = start(directory, program=program)
     here = Coordinator(directory, f"https://127.0.0.1:{port}", process, owner)
     try:
         wait_until_it_answers(here)

@@ -54,8 +54,7 @@ def enrol(
         proof=base64.b64encode(keys.prove(transcript)).decode(),
         name=name,
     )
-    with service.store.writing() as session:
-        spent = enrolment.spend(session, given["challenge_id"], at)
+    spent = enrolment.spend(service.store, given["challenge_id"], at)
     return network.change(
         service.store,
         service.hub,

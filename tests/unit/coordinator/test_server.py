@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import pwd
+import socket
+import ssl
 import stat
 import subprocess
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.unit.coordinator.process import (
+    IMPATIENT,
     PROGRAM,
     Coordinator,
     cli,
@@ -103,6 +107,24 @@ def test_it_stops_at_once_and_starts_again_where_it_was() -> None:
             event = next(resumed)
         assert (event.kind, event.revision) == ("current", first.revision)
         here.stop()
+        assert "Traceback" not in (here.directory / "log").read_text()
+
+
+def test_who_stalls_in_the_middle_of_a_request_is_cut_off() -> None:
+    half = (
+        b"POST /api/v1/node/challenge HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 2\r\n\r\n{"
+    )
+    with running(program=IMPATIENT) as here:
+        context = ssl.create_default_context(cadata=here.authority)
+        address = ("127.0.0.1", int(here.url.rpartition(":")[2]))
+        with (
+            socket.create_connection(address, timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+        ):
+            connection.sendall(half)
+            answer = b"".join(iter(partial(connection.recv, 65536), b""))
+        assert answer.startswith(b"HTTP/1.1 400 ") and b"application/problem+json" in answer
         assert "Traceback" not in (here.directory / "log").read_text()
 
 

@@ -103,6 +103,6 @@ def test_what_fails_is_not_written(service: Service) -> None:
 def test_a_failed_statement_is_told_without_what_it_carried(service: Service) -> None:
     with pytest.raises(IntegrityError) as caught, service.store.writing() as session:
         for _ in range(2):
-            values = {"name": "x", "hash": b"a secret", "role": "viewer", "created_at": clock.now()}
+            values = {"name": "a secret", "hash": b"x", "role": "viewer", "created_at": clock.now()}
             session.execute(insert(AdminTokenRow).values(values))
     assert "a secret" not in str(caught.value)
