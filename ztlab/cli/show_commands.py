@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -12,6 +14,7 @@ from ztlab.clikit import echo_json
 from ztlab.errors import ZtError
 from ztlab.lab.addressing import bare
 from ztlab.lab.lab import Lab
+from ztlab.lab.processes import Process
 from ztlab.lab.state import NodeRecord
 
 
@@ -67,7 +70,7 @@ def inspect_command(name: str | None, as_json: bool) -> None:
                 _addresses(node["lan_addresses"]),
                 _addresses(node["underlay"]),
                 " ".join(node["listen"]) or "-",
-                str(len(node["processes"])),
+                "?" if node["processes"] is None else str(len(node["processes"])),
             )
             for node in data["nodes"]
         ],
@@ -75,9 +78,13 @@ def inspect_command(name: str | None, as_json: bool) -> None:
 
 
 def lab_as_data(lab: Lab) -> dict[str, Any]:
-    """A lab as `--json` shows it."""
+    """A lab as `--json` shows it. A node's processes are for root to see: else they are null."""
     record = lab.record
-    nets = {node.name: lab.processes(node.name) for node in record.nodes if node.namespaces}
+    nets: dict[str, Sequence[Process] | None] = {
+        node.name: lab.processes(node.name) if os.geteuid() == 0 else None
+        for node in record.nodes
+        if node.namespaces
+    }
     return {
         "name": record.name,
         "state": lab.status,
@@ -93,7 +100,8 @@ def lab_as_data(lab: Lab) -> dict[str, Any]:
     }
 
 
-def _node_as_data(lab: str, node: NodeRecord, running: Any) -> dict[str, Any]:
+def _node_as_data(lab: str, node: NodeRecord, running: Sequence[Process] | None) -> dict[str, Any]:
+    seen = None if running is None else [{"pid": p.pid, "argv": list(p.argv)} for p in running]
     return {
         "name": node.name,
         "namespace": f"{lab}.{node.name}",
@@ -106,7 +114,7 @@ def _node_as_data(lab: str, node: NodeRecord, running: Any) -> dict[str, Any]:
         "underlay": list(node.underlay),
         "endpoint": node.endpoint,
         "listen": list(node.listen),
-        "processes": [{"pid": p.pid, "argv": list(p.argv)} for p in running],
+        "processes": seen,
     }
 
 

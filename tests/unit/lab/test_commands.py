@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import click
 import pytest
 
+from tests.unit.lab.plans import MESH
 from ztlab.cli import main
+from ztlab.cli.show_commands import lab_as_data
+from ztlab.lab.draft import draft
+from ztlab.lab.lab import Lab
+from ztlab.lab.state import NamespaceFds
 
 
 @pytest.fixture
@@ -56,3 +62,19 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert "upp" in done.stderr
+
+
+def test_whoever_cannot_see_processes_is_not_told_that_there_are_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record = draft(MESH, source=None)
+    nodes = tuple(replace(n, namespaces=NamespaceFds(net=3, mnt=4)) for n in record.nodes)
+    lab = Lab(replace(record, nodes=nodes))
+
+    def processes() -> list[object]:
+        return [node["processes"] for node in lab_as_data(lab)["nodes"]]
+
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert processes() == [[]] * len(nodes)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert processes() == [None] * len(nodes)
