@@ -28,7 +28,6 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.http import errors as http_errors
 from gunicorn.workers.ggevent import GeventWorker
-from sqlalchemy.exc import OperationalError
 
 from coordinator import clock, network, privileges, tls
 from coordinator.api.context import EXTENSION, Service
@@ -36,7 +35,7 @@ from coordinator.api.problems import problem
 from coordinator.app import create_app
 from coordinator.settings import Settings
 from coordinator.store import migrate
-from coordinator.store.engine import Store
+from coordinator.store.engine import opened
 from ztlab.errors import HostUnfit, ZtError
 
 log = logging.getLogger(__name__)
@@ -198,17 +197,9 @@ def serve(settings: Settings) -> None:
     context = _tls_context(settings)
     listener = _bind(settings)
     privileges.drop(user)
-    store = Store(settings.database_url)
-    try:
+    with opened(settings.database_url) as store:  # a connection must not survive the fork
         migrate.check(store.engine)
         network.reconcile(store)
-    except OperationalError as error:
-        raise ZtError(
-            f"cannot open the store at {settings.database_url}: {error.orig}",
-            hint="the user it runs as needs to get there, and to write there",
-        ) from error
-    finally:
-        store.close()  # a connection must not survive the fork
     log.info("listening on %s", settings.listen)
     try:
         _Gunicorn(settings, listener, context).run()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from ztlab.errors import SchemaError, ZtError
@@ -12,6 +13,8 @@ from ztlab.model import codec
 from ztlab.model.codec import field
 from ztlab.model.config import check_endpoint
 from ztlab.model.policy import check_name
+
+_DNS_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 
 
 def _check_pools(pools: tuple[str, ...]) -> None:
@@ -36,11 +39,19 @@ def _check_pools(pools: tuple[str, ...]) -> None:
 def _check_database(url: str) -> None:
     if not url.startswith("sqlite:///"):
         raise ValueError(f'want "sqlite:///PATH", got {url!r}')
+    if Path(url.removeprefix("sqlite:///")).name in ("", ":memory:"):
+        raise ValueError(f"want the path of a file in it, got {url!r}")
 
 
 def _check_names(names: tuple[str, ...]) -> None:
     if not names:
         raise ValueError("want at least one name, or no node can verify the certificate")
+    for name in names:
+        try:
+            ip_address(name)
+        except ValueError:
+            if len(name) > 253 or not _DNS_NAME.fullmatch(name):
+                raise ValueError(f"want IP addresses and DNS names, got {name!r}") from None
 
 
 def _check_ttl(seconds: int) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from coordinator import access, clock, network, privileges, tls
 from coordinator.settings import Settings
 from coordinator.store import migrate
-from coordinator.store.engine import Store
+from coordinator.store.engine import opened
 from ztlab.errors import ZtError
 from ztlab.model import codec
 
@@ -28,10 +31,11 @@ def initialise(settings: Settings, owner_token_file: Path | None = None) -> None
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
-        tls.prepare(directory, settings.names)
-        _prepare_store(settings, owner_token_file)
-        if user is not None:
-            _give(settings, user)
+        with alone(directory):
+            tls.prepare(directory, settings.names)
+            _prepare_store(settings, owner_token_file)
+            if user is not None:
+                _give(settings, user)
     except OSError as error:
         raise ZtError(
             f"cannot prepare {directory}: {error.filename}: {error.strerror}",
@@ -39,9 +43,19 @@ def initialise(settings: Settings, owner_token_file: Path | None = None) -> None
         ) from error
 
 
-def _prepare_store(settings: Settings, owner_token_file: Path | None) -> None:
-    store = Store(settings.database_url)
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """One init at a time: two could leave the authority of one beside the key of the other."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _prepare_store(settings: Settings, owner_token_file: Path | None) -> None:
+    with opened(settings.database_url) as store:
         migrate.upgrade(store.engine)
         with store.writing() as session:
             network.create(session, settings)
@@ -50,8 +64,6 @@ def _prepare_store(settings: Settings, owner_token_file: Path | None) -> None:
                     session, OWNER_TOKEN, "owner", clock.now(), replaces=True
                 )
                 tls.write_file(owner_token_file, (token + "\n").encode(), 0o600)
-    finally:
-        store.close()
 
 
 def _give(settings: Settings, user: privileges.Account) -> None:
@@ -70,10 +82,7 @@ def create_token(settings: Settings, name: str, role: access.AdminRole) -> str:
     SchemaError for a name that the management API could not be asked to delete.
     """
     body = codec.decode(access.TokenBody, {"name": name, "role": role})
-    store = Store(settings.database_url)
-    try:
+    with opened(settings.database_url) as store:
         migrate.check(store.engine)
         with store.writing() as session:
             return access.create_token(session, body.name, body.role, clock.now())
-    finally:
-        store.close()

@@ -106,13 +106,18 @@ def _make_server(files: TlsFiles, names: tuple[str, ...]) -> None:
 
     try:
         loaded = serialization.load_pem_private_key(files.authority_key.read_bytes(), None)
+        authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
     except OSError as error:
         raise ZtError(
-            f"cannot read {files.authority_key}: {error.strerror}",
+            f"cannot read {error.filename}: {error.strerror}",
             hint="run `init` as the user who ran it first",
         ) from error
+    except ValueError as error:
+        raise ZtError(
+            f"the TLS authority in {files.directory} is damaged: {error}",
+            hint="restore authority.pem and authority.key; every node pins them",
+        ) from error
     assert isinstance(loaded, ec.EllipticCurvePrivateKey)
-    authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0][:64])])
     builder = _builder(subject, authority.subject, key, SERVER_DAYS)
@@ -189,7 +194,10 @@ def _server_fits(files: TlsFiles, names: tuple[str, ...]) -> bool:
 
     if not (files.server.exists() and files.server_key.exists()):
         return False
-    certificate = x509.load_pem_x509_certificate(files.server.read_bytes())
+    try:
+        certificate = x509.load_pem_x509_certificate(files.server.read_bytes())
+    except ValueError:  # no certificate at all: half of one, from a disk that was full
+        return False
     found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     left = certificate.not_valid_after_utc - clock.now()
     return list(found) == _alternative_names(names) and left > timedelta(days=RENEW_DAYS)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from flask import Flask, Response
+from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException
 
 from coordinator.errors import Conflict, Forbidden, Unauthenticated
@@ -28,6 +29,7 @@ def install(app: Flask) -> None:
     """Let APP answer every error, its own and the framework's, with a problem document."""
     app.register_error_handler(ZtError, _domain)
     app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(OperationalError, _store)
     app.register_error_handler(Exception, _bug)
 
 
@@ -80,6 +82,12 @@ def _http(error: HTTPException) -> Response:
         if name.lower() not in ("content-type", "content-length"):
             answer.headers[name] = value  # Allow, Retry-After
     return answer
+
+
+def _store(error: OperationalError) -> Response:
+    """A full disk, a lock that is held too long: nothing was written, and it may pass."""
+    log.error("the store failed: %s", error.orig)
+    return problem(503, "Service unavailable", "the store cannot be used now; nothing was changed")
 
 
 def _bug(error: Exception) -> Response:

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import Session
+
+from ztlab.errors import ZtError
 
 _WRITES = "zt_writes"
 
@@ -42,6 +45,23 @@ class Store:
     def close(self) -> None:
         """Close every connection, which also lets SQLite fold its write-ahead log in."""
         self.engine.dispose()
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Store]:
+    """A Store for a command, closed at its end; ZtError if the database cannot be used."""
+    store = Store(url)
+    try:
+        yield store
+    except DatabaseError as error:
+        if type(error) not in (DatabaseError, OperationalError):  # a bug of ours
+            raise
+        raise ZtError(
+            f"cannot use the store at {url}: {error.orig}",
+            hint="the user it runs as needs to get there, and to write there; `init` makes it",
+        ) from error
+    finally:
+        store.close()
 
 
 def _engine(url: str) -> Engine:

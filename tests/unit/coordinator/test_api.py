@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from sqlalchemy.exc import OperationalError
 
 from coordinator import network, nodes
 from coordinator.api.context import Service
@@ -222,6 +223,19 @@ def test_a_bug_is_500_tells_nothing_and_is_logged(
     monkeypatch.setattr(nodes, "list_all", broken)
     answer = call("GET", "/nodes", status=500)
     assert "secret" not in str(answer) and "a secret detail" in caplog.text
+
+
+def test_a_store_that_fails_is_503_and_one_line_of_the_log(
+    call: Call, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_: Any) -> None:
+        raise OperationalError("INSERT", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(nodes, "list_all", full)
+    assert call("GET", "/nodes", status=503)["status"] == 503
+    assert [record.message for record in caplog.records] == [
+        "the store failed: database or disk is full"
+    ]
 
 
 def test_every_route_but_health_and_the_challenge_wants_a_token(app: Flask) -> None:

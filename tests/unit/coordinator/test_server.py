@@ -87,7 +87,7 @@ def test_what_an_operator_can_repair_is_said_in_two_lines() -> None:
         for changes, said in (
             ({"user": "root"}, "does not run as root"),
             ({"listen": "192.0.2.1:8443"}, "cannot listen on 192.0.2.1:8443"),
-            ({"database": f"sqlite:///{directory}/none.db"}, "cannot open the store"),
+            ({"database": f"sqlite:///{directory}/none.db"}, "cannot use the store"),
         ):
             write_settings(directory, **changes)
             assert said in run_refused(directory)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 
 import pytest
 
-from coordinator import privileges, settings, tls
+from coordinator import clock, privileges, settings, setup, tls
+from tests.unit.coordinator import networks
 from ztlab.errors import SchemaError, ZtError
 
 DOCUMENT = Path(__file__).parents[3] / "docs/CONFIGURATION.md"
@@ -53,6 +55,10 @@ def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
         ('["10.77.0.0/16"]', '["10.77.0.0/31"]', "no room"),
         ("[::1]:8443", "::1", "want [IPV6]:PORT"),
         ('network = "n"', 'network = "n"\ndatabase = "mysql://x"', "sqlite:///PATH"),
+        ('network = "n"', 'network = "n"\ndatabase = "sqlite:///"', "path of a file"),
+        ('network = "n"', 'network = "n"\ndatabase = "sqlite:///:memory:"', "path of a file"),
+        ("names = [", 'names = ["bürg", ', "DNS names, got 'bürg'"),
+        ('network = "n"', 'network = "n"\nauthz_mode = "observe"', "authz_mode: unknown key"),
         ('network = "n"', 'network = "n"\ntoken_ttl_s = 1', "10 to 86400"),
         ('network = "n"', "network =", "coordinator.toml"),
     ],
@@ -89,6 +95,30 @@ def test_a_changed_name_makes_a_new_certificate_of_the_same_authority(tmp_path: 
     assert files.authority.read_bytes() == before[0]
     assert files.server.read_bytes() != before[1]
     assert files.server.read_bytes().endswith(before[0])  # the chain that is served
+
+
+def test_a_damaged_certificate_is_made_anew_and_a_damaged_authority_is_said(
+    tmp_path: Path,
+) -> None:
+    tls.prepare(tmp_path, ("localhost",))
+    files = tls.TlsFiles(tmp_path)
+    files.server.write_text("half of")
+    tls.prepare(tmp_path, ("localhost",))
+    assert tls.expires_at(tmp_path) > clock.now()
+    files.authority.write_text("half of")
+    with pytest.raises(ZtError, match="authority .* is damaged"):
+        tls.prepare(tmp_path, ("elsewhere",))
+
+
+def test_one_init_waits_for_the_other(tmp_path: Path) -> None:
+    wanted = networks.settings(tmp_path)
+    second = threading.Thread(target=setup.initialise, args=(wanted,))
+    with setup.alone(tmp_path):
+        second.start()
+        second.join(timeout=0.3)
+        assert second.is_alive() and not tls.TlsFiles(tmp_path).authority_key.exists()
+    second.join(timeout=20)
+    assert tls.TlsFiles(tmp_path).authority.exists()
 
 
 def test_the_authority_is_constrained() -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from coordinator import clock
 from coordinator.api.context import Service
 from coordinator.store import migrate
-from coordinator.store.engine import Store
+from coordinator.store.engine import Store, opened
 from coordinator.store.models import AdminTokenRow, Base
 from ztlab.errors import ZtError
 
@@ -98,6 +98,24 @@ def test_what_fails_is_not_written(service: Service) -> None:
         raise RuntimeError
     with service.store.reading() as session:
         assert session.scalar(text("SELECT number FROM network")) == 0
+
+
+@pytest.mark.parametrize("content", [b"no database " * 100, None])
+def test_a_store_that_cannot_be_used_is_said(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / ("file.db" if content else "absent/file.db")
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(ZtError, match=f"cannot use the store at sqlite:///{path}"):
+        with opened(f"sqlite:///{path}") as store:
+            migrate.upgrade(store.engine)
+
+
+def test_a_store_of_a_newer_program_is_left_alone(service: Service) -> None:
+    with service.store.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ZtError, match="9999"):
+        migrate.upgrade(service.store.engine)
+    assert migrate.current(service.store.engine) == "9999"
 
 
 def test_a_failed_statement_is_told_without_what_it_carried(service: Service) -> None:
