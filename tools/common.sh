@@ -3,6 +3,7 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 export ZT_ROOT="$root"
+umask 022 # the coordinator, an ordinary user, reads .venv and the programs in it
 
 say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*"; }
 

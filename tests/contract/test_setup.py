@@ -50,6 +50,12 @@ def test_who_is_not_root_is_told_so_in_a_sentence_and_what_to_do() -> None:
     assert "sudo make demo" in hint
 
 
+def test_what_is_set_up_can_be_read_by_the_coordinators_user_whatever_the_callers_umask() -> None:
+    script = f"umask 077; . {ROOT}/tools/common.sh; umask"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "0022\n"
+
+
 @pytest.mark.root
 def test_the_kernels_probe_names_what_is_missing_and_nothing_else() -> None:
     probe = ["/usr/bin/python3", str(ROOT / "tools/probe_kernel.py")]

@@ -38,7 +38,7 @@ def obstacles(paths: Iterable[Path]) -> tuple[list[str], list[str]]:
         if not _is_open(path):
             raise HostUnfit(
                 f"{path} is closed to other users, and the coordinator runs as one",
-                hint=f"chmod o+rx {path}",
+                hint=f"chmod -R o+rX {path}",
             )
         if closed:
             cover.add(closed[0])

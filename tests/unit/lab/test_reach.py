@@ -35,7 +35,7 @@ def test_a_project_that_is_closed_itself_is_refused_with_the_way_out(home: Path)
     home.chmod(0o700)
     with pytest.raises(HostUnfit) as caught:
         obstacles([home])
-    assert f"chmod o+rx {home}" in caught.value.hint
+    assert f"chmod -R o+rX {home}" in caught.value.hint
 
 
 def test_the_packages_and_the_interpreter_are_among_what_must_be_read() -> None:
