@@ -253,6 +253,16 @@ def test_exec_passes_streams_arguments_and_the_exit_code_through(lab: Lab) -> No
     assert done.stdout == "in\n"
 
 
+def test_exec_works_from_a_directory_that_was_removed(lab: Lab, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"mkdir gone && cd gone && rmdir ../gone && exec {ZTLAB} exec h1 -- pwd"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "/\n"), done.stderr
+
+
 def test_exec_of_a_killed_program_says_so_as_a_shell_does(lab: Lab) -> None:
     assert ztlab("exec", "h1", "--", "sh", "-c", "kill -9 $$").returncode == 128 + 9
 

@@ -75,9 +75,16 @@ def popen(
             raise NotFound(f"{node.name}: no command {argv[0]!r}")
         return subprocess.Popen([*_LEASH, *argv], env=environment, **streams)
 
-    process = call_inside(record, node, start, kinds=EVERYTHING, cwd=os.getcwd(), linger=_stay)
+    process = call_inside(record, node, start, kinds=EVERYTHING, cwd=_here(), linger=_stay)
     _wait_for_leash(process.pid)
     return process
+
+
+def _here() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was removed under our feet
+        return None
 
 
 def _stay(process: subprocess.Popen[Any]) -> None:
