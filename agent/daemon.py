@@ -329,6 +329,7 @@ class Agent:
         peers = applied.config.peers if applied else ()
         return Snapshot(
             traffic=self.feed.traffic(),
+            uncounted=self.datapath.uncounted_packets(),
             log=self.flowlog.counts(),
             flows=self.datapath.flow_count(),
             health=self.sync.health,

@@ -26,7 +26,6 @@ FORWARDING = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
 # With a default route in the tunnel, strict rp_filter must look at the mark of what comes in
 # outside it, or drops WireGuard's own packets (ip-sysctl, src_valid_mark).
 TUNNEL_DEFAULT = {"net/ipv4/conf/all/src_valid_mark": "1"}
-NAT_TABLE = "zt_nat"
 
 
 class Sysctls:
@@ -85,10 +84,11 @@ def _write(name: str, value: str) -> None:
 def set_masquerade(interface: str, *, enabled: bool) -> None:
     """Rewrite the source of what leaves the tunnel for elsewhere to this gateway's address."""
     # "add" makes "delete" safe where there is no table; both in one transaction (nft(8)).
-    script = f"add table inet {NAT_TABLE}\ndelete table inet {NAT_TABLE}\n"
+    table = f"inet zt_nat_{interface}"  # of this interface: another agent has another one
+    script = f"add table {table}\ndelete table {table}\n"
     if enabled:
         script += (
-            f"table inet {NAT_TABLE} {{\n"
+            f"table {table} {{\n"
             "  chain postrouting {\n"
             "    type nat hook postrouting priority srcnat; policy accept;\n"
             f'    iifname "{interface}" oifname != "{interface}" masquerade\n'

@@ -39,12 +39,14 @@ class Traffic:
 class Snapshot:
     """Everything /metrics says, at one moment.
 
+    uncounted   packets for whose identity, hook and verdict there was no counter left
     handshakes  peer name to Unix time of the last handshake, 0.0: none
     applies     "applied" and "refused" to how often
     session     None: standalone
     """
 
     traffic: tuple[Traffic, ...]
+    uncounted: int
     log: LogCounts
     flows: int
     health: Health
@@ -145,6 +147,10 @@ def _drops(now: Snapshot) -> Iterator[Metric]:
     labels = ("identity", "reason", "hook")
     yield _counter("zt_drops", "Packets dropped, by the source's identity.", labels, packets)
     yield _counter("zt_drop_bytes", "Bytes of packets dropped.", labels, octets)
+    text = "Packets that no program judged, dropped by the belt since it was put on."
+    yield _counter("zt_belt_drops", text, (), {(): float(now.health.belt_drops)})
+    text = "Packets that the counters above had no room for."
+    yield _counter("zt_uncounted_packets", text, (), {(): float(now.uncounted)})
 
 
 def _log(now: Snapshot) -> Iterator[Metric]:

@@ -40,12 +40,14 @@ log = logging.getLogger(__name__)
 class Health:
     """What a look at the host said.
 
-    drift  violations of "the identity map refines AllowedIPs"; must be 0
+    drift       violations of "the identity map refines AllowedIPs"; must be 0
+    belt_drops  packets that came out of the tunnel unjudged, since the belt was put on
     """
 
     attached: Mapping[Hook, bool]
     belt_installed: bool
     drift: int
+    belt_drops: int = 0
 
 
 class Synchronizer:
@@ -124,7 +126,7 @@ class Synchronizer:
         steps: list[tuple[str, Callable[[], Any]]] = [
             ("interface", self._backend.close),
             ("belt", lambda: belt.remove(self._interface)),
-            ("rules", lambda: self._links.set_outside(None)),
+            ("rules", lambda: self._links.set_outside(self._interface, None)),
             ("masquerading", self._unmasquerade),
             ("sysctls", self._sysctls.restore),
         ]
@@ -223,7 +225,7 @@ class Synchronizer:
             case reconcile.AddAddress(prefix):
                 self._links.add_address(self._interface, prefix)
             case reconcile.SetOutside(addresses):
-                self._links.set_outside(addresses)
+                self._links.set_outside(self._interface, addresses)
             case reconcile.AddRoute(route):
                 self._links.add_route(self._interface, route)
             case reconcile.RemoveRoute(route):
@@ -389,10 +391,12 @@ class Synchronizer:
         found = 0
         if self._config is not None and self._compiled is not None:
             found = drift(self._config, self._compiled, self._wg.state(), self._dp.identities())
+        belt_drops = belt.dropped_packets(self._interface)
         self._health = Health(
             attached=self._dp.is_attached(),
-            belt_installed=belt.is_installed(self._interface),
+            belt_installed=belt_drops is not None,
             drift=found,
+            belt_drops=belt_drops or 0,
         )
         return self._health
 
@@ -402,7 +406,7 @@ class Synchronizer:
             wg=wg,
             addresses=self._links.addresses(self._interface),
             routes=self._links.routes(self._interface),
-            outside=self._links.outside(),
+            outside=self._links.outside(self._interface),
         )
 
     @property

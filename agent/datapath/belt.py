@@ -46,11 +46,12 @@ def is_installed(interface: str) -> bool:
     return _drop_rule(interface) is not None
 
 
-def dropped_packets(interface: str) -> int:
-    """How many packets the belt has dropped; 0 where there is none."""
+def dropped_packets(interface: str) -> int | None:
+    """How many packets the belt has dropped since it was put on; None where there is none."""
     rule = _drop_rule(interface)
-    counters = [part["counter"]["packets"] for part in rule or [] if "counter" in part]
-    return int(counters[0]) if counters else 0
+    if rule is None:
+        return None
+    return sum(int(part["counter"]["packets"]) for part in rule if "counter" in part)
 
 
 def _table(interface: str) -> str:

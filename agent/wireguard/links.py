@@ -187,18 +187,27 @@ class Links:
             return entry | {"priority": ROUTE_METRIC_6}
         return entry | {"scope": 253}  # link: there is no next hop (rtnetlink(7))
 
-    def outside(self) -> frozenset[str] | None:
-        """The addresses that our rules keep outside the tunnel; None where there are no rules."""
+    def outside(self, name: str) -> frozenset[str] | None:
+        """The addresses that our rules keep outside the tunnel; None where there are no rules, or
+        they are another agent's."""
         own = [rule for family in _FAMILIES for rule in self._own_rules(family)]
-        if not own:
+        if not own or self._divert_elsewhere(name):
             return None
         return frozenset(str(r.get_attr("FRA_DST")) for r in own if r.get_attr("FRA_DST"))
 
-    def set_outside(self, addresses: frozenset[str] | None) -> None:
+    def set_outside(self, name: str, addresses: frozenset[str] | None) -> None:
         """Replace our rules by those for ADDRESSES; None: by none.
 
-        The new ones are there before the old ones go, so nothing slips out in between.
+        The new ones are there before the old ones go, so nothing slips out in between. Those of
+        another agent on this host stay: without them its traffic would leave beside its tunnel.
         """
+        if self._divert_elsewhere(name):
+            if addresses is None:
+                return
+            raise ZtError(
+                f"{name} cannot have a default route: another agent's interface has one here",
+                hint="only one tunnel of a host can take what goes anywhere else",
+            )
         for family in _FAMILIES:
             old = list(self._own_rules(family))
             wanted = [] if addresses is None else _rules(family, addresses)
@@ -211,6 +220,15 @@ class Links:
                 if key not in kept:
                     with _allowing(errno.ENOENT, what="remove an ip rule"):
                         self._netlink.rule("del", family=family, **_as_rule(found))
+
+    def _divert_elsewhere(self, name: str) -> bool:
+        """Do the tunnel's table and so the rules belong to another interface than NAME?"""
+        index = self.index(name)
+        return any(
+            route.get_attr("RTA_TABLE") == TABLE and route.get_attr("RTA_OIF") != index
+            for family in _FAMILIES
+            for route in self._netlink.get_routes(family=family, table=TABLE)
+        )
 
     def _own_rules(self, family: int) -> Iterator[Any]:
         for rule in self._netlink.get_rules(family=family):

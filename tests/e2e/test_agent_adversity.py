@@ -129,3 +129,66 @@ def test_a_full_run_dir_is_an_error_and_not_a_crash(fresh: tuple[Node, Node]) ->
     bob.start_agent(config(bob, alice), wait=False)
     assert bob._agent is not None and bob._agent.wait(20) == 1
     assert "error: cannot map /run/zt-agent/log.counts: No space left" in bob.log
+
+
+def test_a_second_agent_takes_nothing_from_the_first_nor_does_its_end(
+    fresh: tuple[Node, Node],
+) -> None:
+    alice, bob = fresh
+    alice.start_agent(config(alice, bob))
+    first = config(bob, alice)
+    first["node"]["role"] = "gateway"
+    first["peers"][0]["allowed_ips"].append("0.0.0.0/0")
+    bob.settings["gateway"] = {"masquerade": True}
+    bob.start_agent(first)
+    wait_for(lambda: alice.pings(BOB), 10, "the tunnel")
+    commands = (("ip", "rule"), ("ip", "-6", "rule"), ("nft", "list", "ruleset"), ("ip", "route"))
+    before = [bob.output(*command) for command in commands]
+
+    other = Node("other", bob.directory.parent / "other", ("10.88.0.1/32",), bob.underlay, bob.pid)
+    other.directory.mkdir()
+    other.settings = {
+        "run_dir": "/run/other",
+        "wireguard": {"interface": "wg1", "listen_port": 51821},
+        "metrics": {"listen": "127.0.0.1:9465"},
+        "gateway": {"masquerade": True},
+    }
+    second = config(other, alice) | {"peers": [], "policy": {"default": "deny"}}
+    second["identities"] = [{"name": "other", "tag": 3, "prefixes": ["10.88.0.1/32"]}]
+    second["node"]["role"] = "gateway"
+    status = [str(BIN / "zt-agent"), "status", "--socket", "/run/other/agent.sock"]
+    other.start_agent(second, wait=False)
+    wait_for(lambda: bob.run(*status).returncode == 0, 20, "the second agent")
+    assert [bob.output(*c) for c in commands[:2]] == before[:2]
+    assert "zt_nat_wg0" in bob.output("nft", "list", "ruleset")
+    assert "dev wg0" in bob.output("ip", "route", "get", "203.0.113.1")
+
+    # It cannot have a default route as well, and is told so.
+    second["peers"] = [{**first["peers"][0], "allowed_ips": ["0.0.0.0/0"]}]
+    apply = [str(BIN / "zt-agent"), "apply", str(other.write(second)), *status[2:]]
+    done = bob.run(*apply)
+    assert done.returncode == 1 and "another agent's interface has one" in done.stderr
+
+    assert other.stop_agent()[0] == 0
+    assert [bob.output(*command) for command in commands] == before
+    assert alice.pings(BOB)
+    assert bob.stop_agent()[0] == 0
+    assert "zt_" not in bob.output("nft", "list", "ruleset")
+    assert "lookup 2676" not in bob.output("ip", "rule")
+
+
+def test_what_the_belt_drops_is_counted(fresh: tuple[Node, Node]) -> None:
+    alice, bob = fresh
+    alice.start_agent(config(alice, bob))
+    bob.start_agent(config(bob, alice))
+    wait_for(lambda: alice.pings(BOB), 10, "the tunnel")
+    assert bob.metrics()["zt_belt_drops_total"] == 0
+    os.kill(bob.agent_pid(), signal.SIGSTOP)  # nobody repairs meanwhile
+    bob.output("tc", "qdisc", "del", "dev", "wg0", "clsact")
+    assert alice.run("ping", "-c3", "-i0.2", "-W1", BOB).returncode != 0
+    os.kill(bob.agent_pid(), signal.SIGCONT)
+    assert bob._agent is not None
+    bob._agent.send_signal(signal.SIGCONT)
+    wait_for(lambda: bob.metrics()["zt_belt_drops_total"] == 3, 5, "the count of three pings")
+    assert bob.metrics()["zt_uncounted_packets_total"] == 0
+    assert alice.pings(BOB)

@@ -30,9 +30,15 @@ SNAPSHOT = Snapshot(
         # Two tags may have had one name, one after the other.
         Traffic(identity="guest", hook=Hook.INGRESS, verdict=Verdict.NO_RULE, packets=1, bytes=60),
     ),
+    uncounted=2,
     log=LogCounts(emitted=10, delivered=6, ring_full=1),
     flows=5,
-    health=Health(attached={Hook.INGRESS: True, Hook.EGRESS: False}, belt_installed=True, drift=0),
+    health=Health(
+        attached={Hook.INGRESS: True, Hook.EGRESS: False},
+        belt_installed=True,
+        drift=0,
+        belt_drops=9,
+    ),
     switches=Switches(authz_mode=AuthzMode.ENFORCE, logging_enabled=False),
     session=SessionStatus(is_enrolled=True, is_connected=False, node_id="n", last_error=None),
     applied=Applied(
@@ -109,6 +115,7 @@ def test_state_is_told_as_it_is(served: Served) -> None:
     assert value("zt_authz_enforce") == 1 and value("zt_logging_enabled") == 0
     assert value("zt_datapath_attached", hook="ingress") == 1
     assert value("zt_datapath_attached", hook="egress") == 0
+    assert value("zt_belt_drops_total") == 9 and value("zt_uncounted_packets_total") == 2
     assert value("zt_belt_installed") == 1 and value("zt_identity_drift") == 0
     assert value("zt_agent_enrolled") == 1 and value("zt_stream_connected") == 0
     assert value("zt_config_revision", epoch="e1") == 7
