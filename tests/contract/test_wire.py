@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.coordinator.process import Coordinator, Keys, running
+from tests.unit.coordinator.process import STOP_S, Coordinator, Keys, running
 from ztlab.client.admin import AdminClient
 from ztlab.client.node import EventStream, NodeClient, StreamEvent
 from ztlab.client.transport import fetch_authority
@@ -296,21 +296,6 @@ def test_an_unknown_or_withdrawn_setup_key_is_401(
         assert refusal(ask) == 401
 
 
-def test_an_expired_setup_key_is_401(coordinator: Coordinator, admin: AdminClient) -> None:
-    key = admin.create_setup_key(role="mesh", ttl_s=1).key or ""
-    client, keys = coordinator.node(), Keys()
-
-    def is_refused() -> bool:
-        try:
-            challenge(client, keys, "enrol", key)
-        except Refused as error:
-            assert error.status == 401
-            return True
-        return False
-
-    until(is_refused, "the setup key expires")
-
-
 def test_two_nodes_cannot_have_one_name_and_a_revoked_key_never_returns(
     coordinator: Coordinator, admin: AdminClient, name: str
 ) -> None:
@@ -402,7 +387,7 @@ def test_two_nodes_converge_on_a_policy() -> None:
         assert [peer.name for peer in alice.peers] == ["bob"]
         assert alice.policy is not None and alice.policy.groups == {"all": ("web", "api")}
 
-        assert here.stop() < 8.0  # with both streams open
+        assert here.stop() < STOP_S  # with both streams open
         until(lambda: all(f.has_ended for f in followers), "the streams end with it")
         for follower in followers:
             follower.close()
@@ -477,7 +462,11 @@ def test_a_batch_with_one_bad_event_stores_nothing(
 
 
 def test_roles_read_write_and_own(coordinator: Coordinator, name: str) -> None:
-    tokens = {role: coordinator.token(f"{name}-{role}", role) for role in ("viewer", "editor")}
+    with closing(coordinator.admin()) as owner:
+        tokens = {
+            role: owner.call("POST", "/tokens", {"name": f"{name}-{role}", "role": role})["token"]
+            for role in ("viewer", "editor")
+        }
     with closing(coordinator.admin(tokens["viewer"])) as viewer:
         assert viewer.network().name == "test"
         assert refusal(lambda: viewer.create_identity(name)) == 403

@@ -29,6 +29,7 @@ from ztlab.model.proof import Transcript
 
 PROGRAM = Path(sys.executable).with_name("zt-coordinator")
 START_S = 20.0
+STOP_S = 2.0  # docs/CONFIGURATION.md; it takes 0.3 s, also where everybody else is busy
 RUN = (str(PROGRAM), "run")
 # Likewise, with no more patience for a stalled connection than a test has.
 _IMPATIENT = """
@@ -200,14 +201,16 @@ def _running(directory: Path, program: Sequence[str], **changes: Any) -> Iterato
     port = write_settings(directory, **changes)
     cli("init", "--owner-token-file", str(directory / "owner"), at=directory)
     owner = (directory / "owner").read_text().strip()
-    process = start(directory, program=program)
-    here = Coordinator(directory, f"https://127.0.0.1:{port}", process, owner)
+    here = Coordinator(
+        directory, f"https://127.0.0.1:{port}", start(directory, program=program), owner
+    )
     try:
         wait_until_it_answers(here)
         yield here
     finally:
         for client in here.clients:
             client.close()
+        process = here.process  # a test may have started another one
         if process.poll() is None:
             process.terminate()
             try:

@@ -103,6 +103,18 @@ def test_a_setup_key_that_expires_between_challenge_and_answer_is_refused(
         enrol(service, key, "alice", at=NOW + timedelta(seconds=30))
 
 
+def test_an_expired_setup_key_gets_no_challenge(service: Service) -> None:
+    key, asked = (
+        make_key(service, ttl_s=30),
+        ChallengeRequest(purpose="enrol", public_key=Keys().public),
+    )
+    with service.store.writing() as session:
+        with pytest.raises(Unauthenticated, match="setup key"):
+            enrolment.challenge(session, service.place, asked, key, NOW + timedelta(seconds=30))
+        before = NOW + timedelta(seconds=29)
+        assert enrolment.challenge(session, service.place, asked, key, before)
+
+
 def test_a_refused_enrolment_does_not_use_the_setup_key_up(service: Service) -> None:
     key = make_key(service, name="alice")
     with pytest.raises(SchemaError, match="the setup key is for"):
