@@ -181,7 +181,15 @@ def unreachable_if_broken(url: str) -> Iterator[None]:
         ) from error
     except (HTTPError, HTTPException, OSError, ValueError) as error:
         # ValueError: urllib3 and http.client raise it for a file that was closed under a read.
-        raise Unreachable(f"{url}: {error or type(error).__name__}") from error
+        raise Unreachable(f"{url}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What an operator can use of ERROR: where there was no connection, what the system said."""
+    cause = error.__cause__
+    if isinstance(error, NewConnectionError) and isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return str(error) or type(error).__name__
 
 
 def authority_hash(pem: str) -> bytes:
@@ -261,7 +269,8 @@ def _answer(status: int, content: bytes, what: str) -> Any:
         return answer
     problem = answer if isinstance(answer, dict) else {}
     lines = [str(problem.get("detail") or problem.get("title") or f"HTTP {status}")]
-    for fault in problem.get("errors") or ():
+    faults = problem.get("errors")
+    for fault in faults if isinstance(faults, list) else ():
         if isinstance(fault, dict):
             lines.append(f"  {fault.get('path')}: {fault.get('message')}")
     raise Refused(f"{what}: " + "\n".join(lines), status=status)

@@ -20,7 +20,7 @@ from coordinator import tls
 from ztlab.client.admin import AdminClient
 from ztlab.client.node import NodeClient
 from ztlab.client.transport import authority_hash, fetch_authority
-from ztlab.errors import Refused, Unreachable, ZtError
+from ztlab.errors import Refused, SchemaError, Unreachable, ZtError
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +128,9 @@ def test_nobody_listening_is_unreachable(certificates: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with closing(admin(f"https://127.0.0.1:{port}", certificates)) as client:
-        with pytest.raises(Unreachable, match=str(port)):
+        with pytest.raises(Unreachable) as caught:
             client.network()
+    assert str(caught.value) == f"https://127.0.0.1:{port}: Connection refused"
 
 
 def test_a_refusal_that_is_no_json_is_a_refusal_still(certificates: Path) -> None:
@@ -188,6 +189,22 @@ def test_a_push_of_logs_is_tried_again_when_the_connection_broke(certificates: P
     with server(certificates, b"", answer("200 OK", b'{"stored": 3}')) as url:
         with closing(node(url, certificates)) as client:
             assert client.push_logs(batch_id="b", events=[]) == 3
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"stored": "3"}'])
+def test_an_answer_to_logs_that_is_none_is_a_fault_that_can_be_told(
+    certificates: Path, body: bytes
+) -> None:
+    with server(certificates, answer("200 OK", body)) as url:
+        with closing(node(url, certificates)) as client, pytest.raises(SchemaError):
+            client.push_logs(batch_id="b", events=[])
+
+
+def test_a_problem_whose_faults_are_none_is_a_refusal_still(certificates: Path) -> None:
+    content = answer("422 X", b'{"detail": "no", "errors": 5}', "application/problem+json")
+    with server(certificates, content) as url, closing(admin(url, certificates)) as client:
+        with pytest.raises(Refused, match="GET /network: no"):
+            client.network()
 
 
 def test_the_configuration_must_be_what_its_digest_says(certificates: Path) -> None:
