@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import secrets
 import uuid
 from dataclasses import dataclass
@@ -38,12 +39,13 @@ from ztlab.model.policy import check_name
 from ztlab.model.proof import Purpose, Transcript, setup_key_hash, verify
 
 CHALLENGE_TTL = timedelta(seconds=60)
+_PLAIN_ENDPOINT = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]+")
 
 
 def check_plain_endpoint(text: str) -> None:
-    """As in configurations; and it ends up in command lines and logs, so plain ASCII only."""
-    if not (text.isascii() and text.isprintable() and " " not in text and len(text) <= 262):
-        raise ValueError(f"want HOST:PORT in plain ASCII, got {text!r}")
+    """As in configurations; and it ends up in command lines and logs, so with nothing odd."""
+    if not (_PLAIN_ENDPOINT.fullmatch(text) and len(text) <= 262):
+        raise ValueError(f"want HOST:PORT, a DNS name or an IP address, got {text!r}")
     check_endpoint(text)
 
 

@@ -27,6 +27,7 @@ from ztlab.model.proof import Purpose, Transcript, setup_key_hash
 
 HEARTBEAT_S = 15.0
 ERROR_CHARS = 2000  # what the coordinator keeps of a refusal
+EVENT_BYTES = 64 * 2**20  # a configuration of hundreds of thousands of peers
 SILENCE_HEARTBEATS = 2.5  # a stream that said nothing for so many heartbeats is dead
 
 Prove = Callable[[Transcript], bytes]
@@ -84,10 +85,16 @@ class _Challenge:
     expires_at: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stored:
+    stored: int
+
+
 class EventStream:
     """The open stream: an iterator of StreamEvent, and a context manager that closes it.
 
-    Iterating raises Unreachable when the connection breaks or falls silent. It ends normally when
+    Iterating raises Unreachable when the connection breaks, falls silent, or carries an event of
+    more than EVENT_BYTES: no coordinator may eat up a node's memory. It ends normally when
     the coordinator ended the stream (revoked, replaced by a newer one, token expired, stopping):
     open the next one to learn which. `close` may be called from another thread.
     """
@@ -121,15 +128,17 @@ class EventStream:
         self._response.close()
 
     def _read(self) -> Iterator[StreamEvent]:
-        kind, data = "", []
+        kind, data, size = "", [], 0
         for line in self._lines():
+            size += len(line)
+            self._check_size(size)
             if line.startswith("event:"):
                 kind = line[6:].strip()
             elif line.startswith("data:"):
                 data.append(line[5:].strip())
             elif not line and kind:
                 event = _event(kind, "\n".join(data), self._url)
-                kind, data = "", []
+                kind, data, size = "", [], 0
                 if event is not None:
                     yield event
 
@@ -142,8 +151,13 @@ class EventStream:
             if chunk is None:
                 return
             *lines, rest = (rest + chunk).split(b"\n")
+            self._check_size(len(rest))
             for line in lines:
                 yield line.decode("utf-8", "replace").rstrip("\r")
+
+    def _check_size(self, size: int) -> None:
+        if size > EVENT_BYTES:
+            raise Unreachable(f"{self._url}: the stream carried an event of over {EVENT_BYTES} B")
 
 
 class NodeClient:
@@ -225,7 +239,7 @@ class NodeClient:
             answer = self._transport.request("POST", "/node/logs", body)
         except Unreachable:
             answer = self._transport.request("POST", "/node/logs", body)
-        return int(answer["stored"])
+        return codec.decode(_Stored, answer, path="stored").stored
 
     def close(self) -> None:
         """Close the idle connections."""

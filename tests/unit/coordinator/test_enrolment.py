@@ -103,6 +103,16 @@ def test_a_setup_key_that_expires_between_challenge_and_answer_is_refused(
         enrol(service, key, "alice", at=NOW + timedelta(seconds=30))
 
 
+@pytest.mark.parametrize(
+    "endpoint", ["198.51.100.7:51820", "[2001:db8::1]:51820", "gw-1.example:51820"]
+)
+def test_an_endpoint_is_a_name_or_an_address_and_a_port(endpoint: str) -> None:
+    enrolment.check_plain_endpoint(endpoint)
+    for odd in ("x;rm", "$(id)", "a b", "host\n", "::1", "", "ü"):
+        with pytest.raises(ValueError, match="want HOST:PORT"):
+            enrolment.check_plain_endpoint(f"{odd}:5")
+
+
 def test_an_expired_setup_key_gets_no_challenge(service: Service) -> None:
     key, asked = (
         make_key(service, ttl_s=30),
