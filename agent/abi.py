@@ -121,6 +121,18 @@ class Record(ctypes.Structure):
 _Address = ctypes.c_uint8 * 16
 
 
+class Load(Record):
+    """sources: hexadecimal."""
+
+    _fields_ = [
+        ("l3_offset", ctypes.c_uint32),
+        ("mark_mask", ctypes.c_uint32),
+        ("mark_judged", ctypes.c_uint32),
+        ("mark_shift", ctypes.c_uint32),
+        ("sources", ctypes.c_uint8 * 64),
+    ]
+
+
 class IdKey(Record):
     _fields_ = [("family", ctypes.c_uint32), ("address", _Address)]
 
@@ -229,6 +241,7 @@ class Event(Record):
 
 # C name of each structure of zt_abi.h.
 STRUCTURES: dict[str, type[Record]] = {
+    "zt_load": Load,
     "zt_id_key": IdKey,
     "zt_net_key": NetKey,
     "zt_identity": Identity,

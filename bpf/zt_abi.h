@@ -39,6 +39,21 @@ enum zt_logging { ZT_LOG_OFF = 0, ZT_LOG_FLOW = 1, ZT_LOG_PACKET = 2 };
 #define ZT_TAG_WORLD 1u
 #define ZT_TAG_ANY 0xffffffffu /* `*` in a policy key; a real tag has 24 bits */
 
+/* What is fixed when the programs are loaded.
+ *   l3_offset    where the IP header begins: 0 on a WireGuard or tun device, 14 under
+ *                BPF_PROG_TEST_RUN, which gives every packet an Ethernet header
+ *   mark_mask    the bits of skb->mark that are ours: the judged bit and the tag field
+ *   mark_judged  the judged bit
+ *   mark_shift   where the tag field begins
+ *   sources      SHA-256 of the sources that the object was compiled from, in hexadecimal */
+struct zt_load {
+	__u32 l3_offset;
+	__u32 mark_mask;
+	__u32 mark_judged;
+	__u32 mark_shift;
+	char sources[64];
+};
+
 /* The words of zt_config. Each is written in one 8-byte store and read once per packet. */
 enum zt_config_word {
 	ZT_CONFIG_MODE = 0,    /* enum zt_mode */

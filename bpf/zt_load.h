@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* What is fixed when the programs are loaded, in the two dialects: a define for bcc, which compiles
- * at load time; read-only data for libbpf, which patches it.
- *   zt_l3_offset     where the IP header begins: 0 on a WireGuard or tun device, 14 under
- *                    BPF_PROG_TEST_RUN, which gives every packet an Ethernet header
- *   zt_mark_mask     the bits of skb->mark that are ours: the judged bit and the tag field
- *   zt_mark_judged   the judged bit
- *   zt_mark_shift    where the tag field begins */
+/* What is fixed when the programs are loaded (struct zt_load), in the two dialects: a define for bcc,
+ * which compiles at load time; read-only data in a section of its own for libbpf, filled in before
+ * the kernel sees it. */
 #ifndef ZT_LOAD_H
 #define ZT_LOAD_H
+
+#include "zt_abi.h"
 
 #ifdef ZT_BCC
 
@@ -21,12 +19,26 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-const volatile __u32 zt_l3_offset = 0;
-const volatile __u32 zt_mark_mask = 0xff002000;
-const volatile __u32 zt_mark_judged = 0x2000;
-const volatile __u32 zt_mark_shift = 24;
+/* Given by agent/datapath/build.py; an object without it is refused by the agent. */
+#ifndef ZT_SOURCES
+#define ZT_SOURCES ""
+#endif
 
-/* Sizes of the maps; user space may set others before it loads. */
+/* Volatile: the compiler must not use the values that stand here, only the verifier may. */
+const volatile struct zt_load zt_load SEC(".rodata.zt_load") = {
+	.l3_offset = 0,
+	.mark_mask = 0xff002000,
+	.mark_judged = 0x2000,
+	.mark_shift = 24,
+	.sources = ZT_SOURCES,
+};
+
+#define zt_l3_offset zt_load.l3_offset
+#define zt_mark_mask zt_load.mark_mask
+#define zt_mark_judged zt_load.mark_judged
+#define zt_mark_shift zt_load.mark_shift
+
+/* Sizes of the maps; the agent sets its own before it loads. */
 #define ZT_MAX_IDS 16384
 #define ZT_MAX_NETS 16384
 #define ZT_MAX_PAIRS 65536

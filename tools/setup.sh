@@ -39,6 +39,7 @@ main() {
     install_packages
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted_stamp)" ] && headers_are_there; then
         compile_project
+        compile_programs
         return 0
     fi
     require_kernel
@@ -46,6 +47,7 @@ main() {
     make_venv
     install_project
     compile_project
+    compile_programs
     require_bcc
     wanted_stamp >"$stamp.new"
     mv "$stamp.new" "$stamp"
@@ -204,6 +206,17 @@ install_project() {
 # anew each time. What does not compile is for the programs themselves to say.
 compile_project() {
     "$venv/bin/python" -I -m compileall -q "$root"/{ztlab,agent,coordinator} >>"$log" 2>&1 || true
+}
+
+# The TC programs as the wheel carries them: compiled anew where a C file has changed.
+compile_programs() {
+    local code=0
+    (cd "$root" && run_logged "$venv/bin/python" -m agent.datapath.build) || code=$?
+    case "$code" in
+    0) ;;
+    3) unfit "$(sed -n 's/^error: //p' "$log" | tail -n 1)" "$(sed -n 's/^ hint: //p' "$log" | tail -n 1)" ;;
+    *) say "the TC programs do not compile: .venv/bin/python -m agent.datapath.build" ;; # the tests tell
+    esac
 }
 
 require_bcc() {

@@ -22,11 +22,12 @@ from agent.datapath import attach as filters
 from agent.datapath import encode
 from agent.datapath.events import DatapathEvent, EventRing, boot_time_ns, decode
 from agent.datapath.limits import Limits
-from agent.datapath.loader import Loaded, load_with_bcc
+from agent.datapath.loaded import Loaded, Wanted
+from agent.datapath.loader import load
 from agent.datapath.maps import BpfMap, SharedWords
 from agent.datapath.marks import MarkLayout
 from agent.datapath.state import DatapathState, IdentityEntry
-from ztlab.errors import HostUnfit, ZtError
+from ztlab.errors import ZtError
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
 _PER_CPU = frozenset({"zt_stats", "zt_log"})
@@ -86,16 +87,13 @@ class Datapath:
     def load(
         cls, *, marks: MarkLayout, limits: Limits, l3_offset: int = 0, loader: str = "auto"
     ) -> Datapath:
-        """Compile and load the programs; no interface is needed yet.
+        """Load the programs; no interface is needed yet.
 
         l3_offset  where the IP header begins in a packet: 0 on WireGuard, 14 under a test run
-        loader     auto | bcc; HostUnfit for one that is not there, and without root, headers or bcc
+        loader     auto | bcc | libbpf; HostUnfit where this machine cannot, ZtError where the
+                   shipped object is not of this version
         """
-        if loader not in ("auto", "bcc"):
-            raise HostUnfit(
-                f"no loader {loader!r} in this version", hint='set loader = "auto" or "bcc"'
-            )
-        loaded = load_with_bcc(marks=marks, limits=limits, l3_offset=l3_offset)
+        loaded = load(loader, Wanted(marks=marks, limits=limits, l3_offset=l3_offset))
         try:
             return cls(loaded)
         except BaseException:
@@ -104,8 +102,13 @@ class Datapath:
 
     @property
     def loader(self) -> str:
-        """Who loaded it: bcc."""
+        """Who loaded it: bcc | libbpf."""
         return self._loaded.loader
+
+    @property
+    def loader_reason(self) -> str:
+        """Why that one."""
+        return self._loaded.reason
 
     @property
     def programs(self) -> Mapping[Hook, int]:

@@ -1,7 +1,7 @@
 """Maps by their file descriptors, through libbpf: read, written and deleted in batches.
 
-Keys and values are bytes here; agent/abi.py says what they mean. libbpf.so.1 is there wherever
-iproute2 is, which depends on it. Its functions answer a negative errno.
+Keys and values are bytes here; agent/abi.py says what they mean. libbpf's functions answer a
+negative errno.
 """
 
 from __future__ import annotations
@@ -14,17 +14,10 @@ import struct
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from ztlab.errors import HostUnfit, ZtError
+from agent.datapath.libbpf import library
+from ztlab.errors import ZtError
 
 _BATCH = 4096
-
-
-def _libbpf() -> ctypes.CDLL:
-    try:
-        return ctypes.CDLL("libbpf.so.1")
-    except OSError as error:
-        hint = "apt-get install libbpf1 (iproute2 brings it)"
-        raise HostUnfit(f"cannot load libbpf: {error}", hint=hint) from error
 
 
 class _MapInfo(ctypes.Structure):
@@ -43,7 +36,7 @@ class _MapInfo(ctypes.Structure):
 
 def _object_info(fd: int, info: ctypes.Structure) -> None:
     size = ctypes.c_uint32(ctypes.sizeof(info))
-    _check(_libbpf().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "an fd")
+    _check(library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "an fd")
 
 
 def _check(result: int, name: str) -> None:
@@ -83,7 +76,7 @@ class BpfMap:
         """The map behind FD, with the sizes the kernel knows."""
         info = _MapInfo()
         _object_info(fd, info)
-        cpus = _libbpf().libbpf_num_possible_cpus() if per_cpu else 0
+        cpus = library().libbpf_num_possible_cpus() if per_cpu else 0
         return cls(name, fd, info.key_size, info.value_size, info.max_entries, cpus)
 
     @property
@@ -106,7 +99,7 @@ class BpfMap:
         return sum(count for count, _, _ in self._batches())
 
     def _batches(self) -> Iterator[tuple[int, bytes, bytes]]:
-        lib = _libbpf()
+        lib = library()
         token = ctypes.create_string_buffer(max(self.key_size, 8))
         start, size = None, _BATCH
         while True:
@@ -129,7 +122,7 @@ class BpfMap:
 
     def put(self, entries: Mapping[bytes, bytes]) -> None:
         """Write ENTRIES over what is there; the rest stays. ZtError where there is no room."""
-        lib, items = _libbpf(), list(entries.items())
+        lib, items = library(), list(entries.items())
         for i in range(0, len(items), _BATCH):
             part = items[i : i + _BATCH]
             count = ctypes.c_uint32(len(part))
@@ -142,7 +135,7 @@ class BpfMap:
 
     def delete(self, keys: Collection[bytes]) -> None:
         """Delete KEYS; one that is not there is not missed."""
-        lib, rest = _libbpf(), list(keys)
+        lib, rest = library(), list(keys)
         while rest:
             part = rest[:_BATCH]
             count = ctypes.c_uint32(len(part))
@@ -164,7 +157,7 @@ class BpfMap:
 
     def words(self) -> list[int]:
         """A per-CPU array of single 64-bit counters, each summed over the CPUs."""
-        lib, values = _libbpf(), []
+        lib, values = library(), []
         buffer = (ctypes.c_uint64 * self.cpus)()
         for index in range(self.max_entries):
             key = ctypes.c_uint32(index)

@@ -18,6 +18,7 @@ from ztlab.model.config import NodeConfig
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
 MARKS = MarkLayout.from_mask(0xFF002000)
+LOADERS = ("libbpf", "bcc")
 LOOPBACK = 1  # stands for the WireGuard interface: the one interface every namespace has
 ELSEWHERE = 4242  # an ifindex that is not the WireGuard interface's
 
@@ -109,9 +110,17 @@ class Node:
         self.datapath._maps["zt_flows"].put(older)
 
 
+@pytest.fixture(scope="session", params=LOADERS)
+def loader(request: pytest.FixtureRequest) -> str:
+    """Each of the two loaders in turn: whatever uses it, or `node`, runs under both."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
-def loaded() -> Iterator[Datapath]:
-    datapath = Datapath.load(marks=MARKS, limits=Limits(), l3_offset=testrun.ETHERNET)
+def loaded(loader: str) -> Iterator[Datapath]:
+    datapath = Datapath.load(
+        marks=MARKS, limits=Limits(), l3_offset=testrun.ETHERNET, loader=loader
+    )
     yield datapath
     datapath.close()
 

@@ -31,9 +31,9 @@ PING = node_config(
 
 
 @pytest.fixture(scope="module")
-def l3() -> Iterator[Datapath]:
+def l3(loader: str) -> Iterator[Datapath]:
     """The programs as production loads them: the IP header is at offset 0."""
-    datapath = Datapath.load(marks=MARKS, limits=Limits(flows=1024))
+    datapath = Datapath.load(marks=MARKS, limits=Limits(flows=1024), loader=loader)
     yield datapath
     datapath.close()
 

@@ -1,0 +1,59 @@
+"""What a loader is asked for, and what it hands out."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from agent.datapath.limits import Limits
+from agent.datapath.marks import MarkLayout
+from ztlab.model.verdict import Hook
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is fixed when the programs are loaded.
+
+    l3_offset  where the IP header begins in a packet: 0 on WireGuard, 14 under a test run
+    """
+
+    marks: MarkLayout
+    limits: Limits
+    l3_offset: int = 0
+
+    def map_sizes(self) -> dict[str, int]:
+        """Entries of each map whose size is not part of its meaning; bytes of the ring."""
+        limits = self.limits
+        return {
+            "zt_ids": limits.ids,
+            "zt_nets": limits.nets,
+            # Both slots share one map.
+            "zt_pairs": 2 * limits.pairs,
+            "zt_policy": 2 * limits.policy,
+            "zt_flows": limits.flows,
+            "zt_stats": limits.stats,
+            "zt_events": limits.ring_pages * mmap.PAGESIZE,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """Programs and maps in the kernel; they live until `close`, programs also while attached.
+
+    loader    bcc | libbpf
+    reason    why this one
+    programs  hook to file descriptor
+    maps      name to file descriptor
+    release   closes every file descriptor
+    """
+
+    loader: str
+    programs: Mapping[Hook, int]
+    maps: Mapping[str, int]
+    release: Callable[[], None]
+    reason: str = "as configured"
+
+    def close(self) -> None:
+        """Close every file descriptor."""
+        self.release()
