@@ -6,10 +6,9 @@ import base64
 import json
 import socket
 import ssl
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from tests.contract.wire import EVENT, Follower, answer_to, challenge, refusal, until
 from tests.unit.coordinator.process import STOP_S, Coordinator, Keys, running
 from ztlab.client.admin import AdminClient
-from ztlab.client.node import EventStream, NodeClient, StreamEvent
+from ztlab.client.node import NodeClient
 from ztlab.client.transport import fetch_authority
 from ztlab.errors import Refused, Unreachable
 from ztlab.model import proof
@@ -27,25 +27,6 @@ from ztlab.model import proof
 LOW_ORDER = base64.b64encode(bytes(31) + b"\x00").decode()
 NOT_REDUCED = base64.b64encode((2**255 - 19 + 9).to_bytes(32, "little")).decode()
 HIGH_BIT = base64.b64encode(b"\x09" + bytes(30) + b"\x80").decode()
-EVENT: dict[str, Any] = {
-    "at": "2026-01-31T12:00:00Z",
-    "kind": "flow",
-    "verdict": "no_rule",
-    "hook": "ingress",
-    "source": "10.77.0.3",
-    "destination": "10.77.0.2",
-    "protocol": 6,
-    "source_port": 43210,
-    "destination_port": 8080,
-    "source_identity": "guest",
-    "destination_identity": "api",
-    "source_tag": 4,
-    "destination_tag": 3,
-    "rule": None,
-    "length": 60,
-    "peer_node_id": None,
-    "peer_client_id": None,
-}
 
 
 @pytest.fixture(scope="module")
@@ -64,79 +45,6 @@ def admin(coordinator: Coordinator) -> Iterator[AdminClient]:
 @pytest.fixture
 def name() -> str:
     return f"n{uuid.uuid4().hex[:8]}"
-
-
-def until(holds: Callable[[], bool], what: str, within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.01)
-
-
-def refusal(call: Callable[[], object]) -> int | None:
-    """The HTTP status that CALL is refused with."""
-    with pytest.raises(Refused) as caught:
-        call()
-    return caught.value.status
-
-
-class Follower:
-    """A node at its stream, in a thread: it notes every event and applies every configuration."""
-
-    def __init__(self, client: NodeClient, digest: str | None = None) -> None:
-        self.client = client
-        self.events: list[StreamEvent] = []
-        self.has_ended = False
-        self.stream: EventStream = client.stream(digest=digest)
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
-
-    def _follow(self) -> None:
-        try:
-            for event in self.stream:
-                if event.kind == "config":
-                    event.config()  # as it says it is, by its digest
-                if event.revision is not None and event.digest is not None:
-                    self.client.ack(revision=event.revision, digest=event.digest)
-                self.events.append(event)
-        except (Unreachable, Refused):
-            pass
-        self.has_ended = True
-
-    def kinds(self) -> list[str]:
-        return [event.kind for event in self.events]
-
-    def close(self) -> None:
-        self.stream.close()
-        self._thread.join(timeout=5)
-        assert not self._thread.is_alive()
-
-
-def challenge(client: NodeClient, key: Keys, purpose: str, bearer: str = "") -> dict[str, Any]:
-    body = {"purpose": purpose, "public_key": key.public}
-    answer = client._transport.request("POST", "/node/challenge", body, bearer=bearer)
-    assert isinstance(answer, dict)
-    return answer
-
-
-def answer_to(
-    client: NodeClient, given: dict[str, Any], key: Keys, purpose: Any, extra: bytes = b""
-) -> dict[str, Any]:
-    """The body that proves KEY on a challenge that was GIVEN."""
-    transcript = proof.Transcript(
-        purpose=purpose,
-        network_id=given["network_id"],
-        authority=client._transport.authority_hash,
-        ephemeral_key=base64.b64decode(given["ephemeral_key"]),
-        nonce=base64.b64decode(given["nonce"]),
-        node_key=base64.b64decode(key.public),
-        extra=extra,
-    )
-    return {
-        "challenge_id": given["challenge_id"],
-        "public_key": key.public,
-        "proof": base64.b64encode(key.prove(transcript)).decode(),
-    }
 
 
 # --- the pinned authority
