@@ -36,12 +36,13 @@ from agent.ledger import Ledger
 from agent.metrics import MetricsServer, Snapshot
 from agent.session import Session
 from agent.settings import LocalSwitches, Settings
-from agent.status import status
+from agent.status import in_one_line, status
 from agent.sync import Synchronizer
 from ztlab.errors import ZtError
 from ztlab.model import codec
 from ztlab.model.config import NodeConfig, Revision
 from ztlab.model.verdict import AuthzMode
+from ztlab.notify import Notifier
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ RESOLVE_S = 30.0
 
 def serve(config_path: Path, *, standalone_path: Path | None = None) -> None:
     """Run the agent until SIGTERM or SIGINT; ZtError where it cannot start."""
+    notifier = Notifier.from_environment()
     loaded = settings.load(config_path)
     host.require_root()
     if standalone_path is None and loaded.coordinator is None:
@@ -63,19 +65,23 @@ def serve(config_path: Path, *, standalone_path: Path | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with host.lock(loaded.run_path):
-        agent = Agent(loaded, standalone_path)
+        agent = Agent(loaded, standalone_path, notifier)
         try:
             agent.start(stop)
             stop.wait()
         finally:
+            notifier.stopping()
             agent.stop()
 
 
 class Agent:
     """One node's data plane."""
 
-    def __init__(self, settings: Settings, standalone_path: Path | None) -> None:
+    def __init__(
+        self, settings: Settings, standalone_path: Path | None, notifier: Notifier
+    ) -> None:
         self.settings = settings
+        self._notifier = notifier
         self.version = version("ztlab")
         state.private_directory(settings.state_path)
         self.switches = LocalSwitches(settings)
@@ -134,6 +140,7 @@ class Agent:
             self._apply_first(first)
         self._start_services()
         self._live.set()
+        self._notifier.ready(in_one_line(self))
         if self.session is not None and first is not None:
             self._begin(self.session)
         log.info("ready: %s, client ID %s", self.settings.name, self.key.client_id)
@@ -229,6 +236,8 @@ class Agent:
                 self._attempt(self.sync.repair)
                 repair_at = time.monotonic() + WATCH_S
             waits = bool(self._attempt(self.sync.hasten_handshakes))
+            self._notifier.alive()
+            self._notifier.status(in_one_line(self))
 
     def _look_up_names(self) -> None:
         while not self._stopping.wait(RESOLVE_S):

@@ -40,6 +40,7 @@ def status(agent: Agent) -> dict[str, Any]:
         "interface": agent.settings.wireguard.interface,
         "wireguard": agent.sync.backend_kind,
         "loader": agent.datapath.loader,
+        "loader_reason": agent.datapath.loader_reason,
         "attached": {hook.word: on for hook, on in health.attached.items()},
         "belt_installed": health.belt_installed,
         "identity_drift": health.drift,
@@ -52,6 +53,23 @@ def status(agent: Agent) -> dict[str, Any]:
         "log_events": asdict(counts) | {"in_flight": counts.in_flight},
         "peers": _peers(config, agent.sync.peers()) if config else [],
     }
+
+
+def in_one_line(agent: Agent) -> str:
+    """What `systemctl status` shows of it."""
+    applied = agent.last_good.current
+    mode = agent.switches.current.authz_mode.word
+    has = f"revision {applied.revision.number}" if applied else "no configuration yet"
+    return f"{mode}, {has}, {_whom_it_obeys(agent)}"
+
+
+def _whom_it_obeys(agent: Agent) -> str:
+    if agent.session is None:
+        return "standalone"
+    session = agent.session.status
+    if session.is_connected:
+        return "connected to its coordinator"
+    return "enrolled, not connected" if session.is_enrolled else "not enrolled yet"
 
 
 def _coordinator(agent: Agent) -> dict[str, Any] | None:

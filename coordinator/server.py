@@ -25,6 +25,7 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.http import errors as http_errors
 from gunicorn.workers.ggevent import GeventWorker
@@ -37,6 +38,7 @@ from coordinator.settings import Settings
 from coordinator.store import migrate
 from coordinator.store.engine import opened
 from ztlab.errors import HostUnfit, ZtError
+from ztlab.notify import Notifier
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +89,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
             do_handshake_on_connect=False,
         )
         server.start()
+        manager: Notifier = self.app.notifier
+        manager.ready(f"listening on {self.app.settings.listen}")
         while self.alive:
             self.notify()
+            manager.alive()
             self._stopping.wait(1.0)
         server.close()
         running: Flask = self.wsgi
@@ -152,17 +157,31 @@ class _RootLogger(Logger):  # type: ignore[misc]
         pass
 
 
+class _Master(Arbiter):  # type: ignore[misc]
+    def stop(self, graceful: bool = True) -> None:
+        self.app.notifier.stopping()
+        super().stop(graceful)
+
+
 class _Gunicorn(BaseApplication):  # type: ignore[misc]
     def __init__(
-        self, settings: Settings, listener: socket.socket, context: ssl.SSLContext
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        context: ssl.SSLContext,
+        notifier: Notifier,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
+        self.notifier = notifier
         self._listener = listener
         self._context = context
         super().__init__()
 
+    def run(self) -> None:
+        _Master(self).run()
+
     def load_config(self) -> None:
-        files = tls.TlsFiles(self._settings.directory)
+        files = tls.TlsFiles(self.settings.directory)
         options = {
             "bind": f"fd://{self._listener.fileno()}",
             "workers": 1,
@@ -187,11 +206,13 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        return create_app(self._settings)
+        return create_app(self.settings)
 
 
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. ZtError for whatever the operator can repair."""
+    # Before gunicorn looks for the manager: it would call itself ready without a worker.
+    notifier = Notifier.from_environment()
     user = _whom_to_become(settings)
     tls.read_authority(settings.directory)
     context = _tls_context(settings)
@@ -202,7 +223,7 @@ def serve(settings: Settings) -> None:
         network.reconcile(store)
     log.info("listening on %s", settings.listen)
     try:
-        _Gunicorn(settings, listener, context).run()
+        _Gunicorn(settings, listener, context, notifier).run()
     except SystemExit as end:
         _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
 
