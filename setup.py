@@ -24,7 +24,8 @@ class BuildPy(build_py):
 
     def _compile_programs(self) -> None:
         built = Path(self.build_lib, "agent", "datapath", "zt_wg.o").absolute()
-        command = [sys.executable, "-m", "agent.datapath.build", "--output", str(built)]
+        # By force: build/lib may hold an object of another compiler.
+        command = [sys.executable, "-m", "agent.datapath.build", "--force", "--output", str(built)]
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
         if done.returncode != 0:
             raise ExecError(f"the wheel needs the compiled TC programs\n{done.stderr.rstrip()}")

@@ -14,6 +14,7 @@ import click
 
 from agent import control
 from ztlab.clikit import ZtGroup, echo_json
+from ztlab.errors import HostUnfit
 
 _PATH = click.Path(exists=True, dir_okay=False, path_type=Path)
 _SOCKET = click.option(
@@ -53,6 +54,34 @@ def status(socket_path: Path, as_json: bool) -> None:
         echo_json(found)
     else:
         click.echo("\n".join(_status_lines(found)))
+
+
+@main.command()
+@click.argument("names", nargs=-1, type=click.Choice(["libbpf", "bcc"]))
+@click.option("--json", "as_json", is_flag=True, help="A list, as JSON.")
+def loaders(names: tuple[str, ...], as_json: bool) -> None:
+    """Try which loaders of the TC programs work here (all, or NAMES); `auto` takes the first.
+
+    They are loaded into the kernel and let go; no interface is touched. Exit code 3 if none works.
+    """
+    from dataclasses import asdict
+
+    from agent.datapath.loader import try_out
+    from agent.datapath.marks import MarkLayout
+    from agent.settings import DEFAULT_MARK_MASK
+
+    marks = MarkLayout.from_mask(DEFAULT_MARK_MASK)
+    trials = [try_out(name, marks) for name in names or ("libbpf", "bcc")]
+    if as_json:
+        echo_json([asdict(trial) for trial in trials])
+    else:
+        for trial in trials:
+            outcome = f"works, {trial.seconds:.2f} s" if trial.works else trial.found
+            click.echo(f"{trial.loader:<6}  {outcome}")
+            if trial.hint:
+                click.echo(f"{'':<6}  -> {trial.hint}")
+    if not any(trial.works for trial in trials):
+        raise HostUnfit("no loader of the TC programs works here", hint="see above for each")
 
 
 @main.command("apply")
@@ -126,7 +155,8 @@ def _status_lines(found: dict[str, Any]) -> Iterable[str]:
     yield f"client ID   {found['client_id']}"
     yield f"addresses   {', '.join(found['addresses']) or 'none'}"
     yield f"wireguard   {found['interface']}, {found['wireguard']}"
-    yield f"datapath    {found['loader']}; attached: {_attached(found['attached'])}"
+    yield f"datapath    {found['loader']} ({found['loader_reason']})"
+    yield f"attached    {_attached(found['attached'])}"
     yield f"authz_mode  {found['authz_mode']}{_belt(found)}"
     logging = "on" if found["logging_enabled"] else "off"
     yield f"logging     {logging} ({found['log_granularity']})"

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from agent.datapath import libbpf_loader
+from agent.datapath.limits import Limits
 from agent.datapath.loaded import Loaded, Wanted
+from agent.datapath.marks import MarkLayout
 from ztlab.errors import HostUnfit, ZtError
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,34 @@ def _auto(wanted: Wanted) -> Loaded:
             f"no loader works. libbpf: {skipped}. bcc: {error}",
             hint=skipped.hint or error.hint,
         ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What came of trying one loader.
+
+    found    why it does not work; "" where it does
+    seconds  how long it took
+    """
+
+    loader: str
+    works: bool
+    found: str
+    hint: str
+    seconds: float
+
+
+def try_out(loader: str, marks: MarkLayout) -> Trial:
+    """Load with LOADER (bcc | libbpf) as an agent would, and let go of it at once."""
+    begin = time.monotonic()
+    wanted = Wanted(marks=marks, limits=Limits())
+    found = hint = ""
+    try:
+        _CHOICES[loader](wanted).close()
+    except ZtError as error:
+        found, hint = str(error), error.hint
+    seconds = round(time.monotonic() - begin, 2)
+    return Trial(loader=loader, works=not found, found=found, hint=hint, seconds=seconds)
 
 
 _CHOICES = {"auto": _auto, "bcc": _bcc, "libbpf": libbpf_loader.load}

@@ -11,6 +11,7 @@ import errno
 import mmap
 import os
 import struct
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,10 @@ from agent.datapath.libbpf import library
 from ztlab.errors import ZtError
 
 _BATCH = 4096
+# Since 6.1 an entry of a hash without preallocation comes from a small per-CPU reserve, which the
+# kernel refills a moment later (kernel/bpf/memalloc.c): ENOMEM, where memory is plenty.
+_REFILL_TIMEOUT_S = 5.0
+_REFILL_POLL_S = 0.005
 
 
 class _MapInfo(ctypes.Structure):
@@ -122,15 +127,20 @@ class BpfMap:
 
     def put(self, entries: Mapping[bytes, bytes]) -> None:
         """Write ENTRIES over what is there; the rest stays. ZtError where there is no room."""
-        lib, items = library(), list(entries.items())
-        for i in range(0, len(items), _BATCH):
-            part = items[i : i + _BATCH]
+        lib, rest = library(), list(entries.items())
+        deadline = time.monotonic() + _REFILL_TIMEOUT_S
+        while rest:
+            part = rest[:_BATCH]
             count = ctypes.c_uint32(len(part))
             keys = b"".join(key for key, _ in part)
             values = b"".join(value for _, value in part)
             result = lib.bpf_map_update_batch(self.fd, keys, values, ctypes.byref(count), None)
+            rest = rest[count.value :]
             if result in (-errno.E2BIG, -errno.ENOSPC):
                 raise ZtError(f"map {self.name} is full: it holds {self.max_entries} entries")
+            if result == -errno.ENOMEM and time.monotonic() < deadline:
+                time.sleep(_REFILL_POLL_S)
+                continue
             _check(result, self.name)
 
     def delete(self, keys: Collection[bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import subprocess
@@ -11,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from agent import abi
+from agent.cli import main
 from agent.datapath import build, libbpf_loader, maps, sources
 from agent.datapath.datapath import Datapath
 from agent.datapath.limits import Limits
@@ -22,6 +25,7 @@ from tests.kernel import packets as p
 from tests.kernel import testrun
 from tests.kernel.conftest import LOADERS, MARKS
 from ztlab.errors import HostUnfit, ZtError
+from ztlab.lab import host
 from ztlab.model.verdict import AuthzMode, Hook
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf]
@@ -225,3 +229,21 @@ def test_the_constants_are_seen_in_the_running_kernel() -> None:
     loaded.close()
     assert ".rodata.zt_load" in shown.stdout
     assert ctypes.sizeof(abi.Load) == 80
+
+
+def test_the_command_says_which_loaders_work_and_what_the_others_lack(elsewhere: Path) -> None:
+    works = CliRunner().invoke(main, ["loaders", "--json", "libbpf"])
+    (trial,) = json.loads(works.stdout)
+    assert works.exit_code == 0
+    assert trial["works"] and not trial["found"] and trial["seconds"] >= 0
+    elsewhere.unlink()
+    lacks = CliRunner().invoke(main, ["loaders", "libbpf"])
+    assert lacks.exit_code == 3
+    assert "libbpf  there is no compiled object" in lacks.output
+    assert "-> python -m agent.datapath.build" in lacks.output
+
+
+def test_a_machine_is_asked_through_the_agent_whether_the_object_loads() -> None:
+    checks = {check.name: check for check in host.examine()}
+    assert checks["libbpf"].status == "ok", checks["libbpf"]
+    assert "`loader: auto` takes them" in checks["libbpf"].found

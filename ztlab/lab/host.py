@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import json
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ztlab.lab import links
+from ztlab.errors import HostUnfit
+from ztlab.lab import execute, links
 
 Status = Literal["ok", "missing", "optional"]
+_TRIAL_S = 60.0  # a kernel under software emulation takes its time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +59,7 @@ def _checks() -> Iterator[Check]:
     if is_root:
         yield from _kernel_network()
     yield from _wireguard(is_root)
-    yield from _loaders()
+    yield from _loaders(is_root)
     yield from _file_systems()
     yield from _programs()
 
@@ -117,29 +121,42 @@ def _wireguard(is_root: bool) -> Iterator[Check]:
     )
 
 
-def _loaders() -> Iterator[Check]:
-    headers = Path(f"/lib/modules/{platform.release()}/build")
+def _loaders(is_root: bool) -> Iterator[Check]:
+    """One of the two is enough; `loader: auto` prefers libbpf."""
+    why_not = _object_does_not_load() if is_root else "not tried without root"
+    yield Check(
+        name="libbpf",
+        status="optional" if why_not else "ok",
+        found=why_not or "the agent's compiled programs load; `loader: auto` takes them",
+        hint="make setup compiles them; `zt-agent loaders` tells more" if why_not else "",
+    )
+    lacking: Status = "missing" if why_not else "optional"
     has_bcc = importlib.util.find_spec("bcc") is not None and _loads("libbcc.so.0")
     yield Check(
         name="bcc",
-        status="ok" if has_bcc else "missing",
+        status="ok" if has_bcc else lacking,
         found="importable, libbcc.so.0 loads" if has_bcc else "not importable, or no libbcc.so.0",
         hint="" if has_bcc else "apt-get install python3-bpfcc, then make setup",
     )
+    headers = Path(f"/lib/modules/{platform.release()}/build")
     has_headers = (headers / "include").is_dir()
     yield Check(
         name="kernel headers",
-        status="ok" if has_headers else "missing",
-        found=str(headers.resolve()) if has_headers else f"nothing at {headers}",
+        status="ok" if has_headers else lacking,
+        found=f"{headers.resolve()}, for bcc" if has_headers else f"nothing at {headers}",
         hint="" if has_headers else "apt-get install linux-headers-amd64, then make setup",
     )
-    has_libbpf = _loads("libbpf.so.1")
-    yield Check(
-        name="libbpf",
-        status="ok" if has_libbpf else "optional",
-        found="libbpf.so.1 loads" if has_libbpf else "no libbpf.so.1",
-        hint="" if has_libbpf else "apt-get install libbpf1",
-    )
+
+
+def _object_does_not_load() -> str:
+    """Why the agent's compiled object does not load into this kernel, as the agent says; or ""."""
+    try:
+        command = [execute.program("zt-agent"), "loaders", "--json", "libbpf"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TRIAL_S)
+        (trial,) = json.loads(done.stdout)
+        return str(trial["found"]).split("\n", 1)[0]
+    except (HostUnfit, OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return f"zt-agent cannot say: {error}"
 
 
 def _loads(library: str) -> bool:
@@ -164,7 +181,7 @@ def _file_systems() -> Iterator[Check]:
     yield Check(
         name="BTF",
         status="ok" if has_btf else "optional",
-        found="/sys/kernel/btf/vmlinux" if has_btf else "not there; bcc does without it",
+        found="/sys/kernel/btf/vmlinux" if has_btf else "not there; both loaders do without it",
     )
 
 
