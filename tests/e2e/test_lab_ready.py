@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import select
+import signal
 import socket
 import subprocess
 import time
@@ -14,6 +16,7 @@ import pytest
 
 from tests.e2e.commands import ZTLAB, shown, ztlab
 from tests.e2e.plans import gateway, mesh
+from tests.e2e.waiting import wait_until
 from ztlab.lab import build, metrics, ready
 from ztlab.lab.lab import Lab
 
@@ -100,3 +103,15 @@ def test_a_gateways_lab_is_ready_and_a_plain_host_behind_it_is_reached(lab_name:
         assert b'"node": "files"' in first_line(lab, "laptop", address)
     assert b'"node": "files"' in first_line(lab, "laptop", "files")
     assert [p for p in lab.processes("files") if "zt-agent" in " ".join(p.argv)] == []
+
+
+def test_a_lab_that_lost_a_program_is_degraded_and_says_which(lab: Lab) -> None:
+    assert shown("inspect")["state"] == "up"
+    (agent,) = (p for p in lab.processes("bob") if any("zt-agent" in word for word in p.argv))
+
+    os.kill(agent.pid, signal.SIGKILL)
+    wait_until(lambda: lab.stopped() == ("bob",))
+
+    seen = shown("inspect")
+    assert (seen["state"], seen["stopped"]) == ("degraded", ["bob"])
+    assert f"ztlab logs {lab.name}.bob" in ztlab("inspect").stdout

@@ -53,6 +53,8 @@ def inspect_command(name: str | None, as_json: bool) -> None:
         echo_json(data)
         return
     click.echo(f"lab {data['name']} is {data['state']}, {_age(data['created_at'])} old")
+    for node in data["stopped"]:
+        click.echo(f"  {node}: its program has ended, see: ztlab logs {data['name']}.{node}")
     if data["source"]:
         click.echo(f"  from {data['source']}")
     click.echo(f"  files in {data['directory']}")
@@ -80,6 +82,7 @@ def inspect_command(name: str | None, as_json: bool) -> None:
 def lab_as_data(lab: Lab) -> dict[str, Any]:
     """A lab as `--json` shows it. A node's processes are for root to see: else they are null."""
     record = lab.record
+    stopped = _stopped(lab)
     nets: dict[str, Sequence[Process] | None] = {
         node.name: lab.processes(node.name) if os.geteuid() == 0 else None
         for node in record.nodes
@@ -87,7 +90,8 @@ def lab_as_data(lab: Lab) -> dict[str, Any]:
     }
     return {
         "name": record.name,
-        "state": lab.status,
+        "state": _state(lab, stopped),
+        "stopped": list(stopped),
         "created_at": record.created_at,
         "source": record.source,
         "directory": str(lab.directory),
@@ -125,11 +129,21 @@ def _summary(name: str) -> dict[str, Any]:
         return {"name": name, "state": "dead", "nodes": [], "created_at": None, "source": None}
     return {
         "name": name,
-        "state": lab.status,
+        "state": _state(lab, _stopped(lab)),
         "nodes": [node.name for node in lab.nodes],
         "created_at": lab.record.created_at,
         "source": lab.record.source,
     }
+
+
+def _stopped(lab: Lab) -> tuple[str, ...]:
+    """Nodes without their program; of a lab that stands, and where we may look (root)."""
+    return lab.stopped() if lab.status == "up" and os.geteuid() == 0 else ()
+
+
+def _state(lab: Lab, stopped: tuple[str, ...]) -> str:
+    """`degraded`: it stands, but a program that belongs to it does not run."""
+    return "degraded" if stopped else lab.status
 
 
 def _addresses(addresses: list[str]) -> str:

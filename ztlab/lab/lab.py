@@ -182,6 +182,20 @@ class Lab:
         assert held is not None
         return tuple(p for p in found if p.net == processes.held_inode(init, held.net))
 
+    def stopped(self) -> tuple[str, ...]:
+        """The nodes whose program (agent or coordinator) is not running. For root to ask."""
+        wanted = {"node": "zt-agent", "coordinator": "zt-coordinator"}
+        return tuple(
+            node.name
+            for node in self.record.nodes
+            if node.namespaces and node.kind in wanted
+            if not any(
+                Path(word).name == wanted[node.kind]
+                for process in self.processes(node.name)
+                for word in process.argv[:2]
+            )
+        )
+
     # Sockets
 
     def call(self, node: str, work: Callable[[], T]) -> T:
