@@ -138,6 +138,8 @@ class BpfMap:
             rest = rest[count.value :]
             if result in (-errno.E2BIG, -errno.ENOSPC):
                 raise ZtError(f"map {self.name} is full: it holds {self.max_entries} entries")
+            if count.value:
+                deadline = time.monotonic() + _REFILL_TIMEOUT_S
             if result == -errno.ENOMEM and time.monotonic() < deadline:
                 time.sleep(_REFILL_POLL_S)
                 continue
