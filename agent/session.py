@@ -322,7 +322,9 @@ class Session:
         error: str | None = None
         try:
             if event.kind == "config":
-                self._apply(event.revision, event.config())
+                config = event.config()
+                _require_ours(config, self._membership)
+                self._apply(event.revision, config)
             else:
                 self._confirm(event.revision, event.digest)
         except ZtError as refusal:
@@ -332,6 +334,18 @@ class Session:
             error = "internal error of the agent; its log has the details"
             log.exception("revision %d is not applied", event.revision.number)
         client.ack(revision=event.revision, digest=event.digest, error=error)
+
+
+def _require_ours(config: NodeConfig, membership: Membership | None) -> None:
+    """ZtError where CONFIG is another node's: applied, it would give this node its addresses."""
+    if membership is None:
+        return
+    got = (config.network_id, config.node.node_id)
+    if got != (membership.network_id, membership.node_id):
+        raise ZtError(
+            f"the configuration is for node {got[1]} of network {got[0]}, "
+            f"this is {membership.node_id} of {membership.network_id}"
+        )
 
 
 def _read_membership(path: Path) -> Membership | None:

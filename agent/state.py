@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,23 @@ PRIVATE_DIR = 0o700
 
 
 def private_directory(path: Path) -> Path:
-    """PATH as a directory that only its owner can enter; made if missing."""
+    """PATH as a directory that only its owner can enter; made if missing.
+
+    An empty one is made private; one with files in it is left as it is: it may be somebody
+    else's, such as /run.
+    """
     try:
         path.mkdir(mode=PRIVATE_DIR, parents=True, exist_ok=True)
-        path.chmod(PRIVATE_DIR)
+        if not any(path.iterdir()):
+            path.chmod(PRIVATE_DIR)
+        mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
         raise HostUnfit(f"cannot use {path} as a directory: {error.strerror}") from error
+    if mode & 0o077:
+        raise HostUnfit(
+            f"{path} is open to others (mode {mode:04o})",
+            hint=f"name a directory of the agent's own, or chmod 0700 {path}",
+        )
     return path
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from agent.keys import NodeKey, load_or_make
+from agent.state import private_directory
 
 BIN = Path(sys.executable).parent
 READY_S = 30.0
@@ -67,9 +68,7 @@ class Node:
 
     @property
     def key(self) -> NodeKey:
-        state = self.directory / "state"
-        state.mkdir(parents=True, exist_ok=True)
-        return load_or_make(state / "private.key")
+        return load_or_make(private_directory(self.directory / "state") / "private.key")
 
     @property
     def log(self) -> str:

@@ -124,7 +124,7 @@ def test_a_full_run_dir_is_an_error_and_not_a_crash(fresh: tuple[Node, Node]) ->
     alice, bob = fresh
     page = os.sysconf("SC_PAGESIZE")
     bob.output("mkdir", "/run/zt-agent")
-    bob.output("mount", "-t", "tmpfs", "-o", f"size={page}", "small", "/run/zt-agent")
+    bob.output("mount", "-t", "tmpfs", "-o", f"size={page},mode=0700", "small", "/run/zt-agent")
     bob.output("dd", "if=/dev/zero", "of=/run/zt-agent/filler", f"bs={page}", "count=1")
     bob.start_agent(config(bob, alice), wait=False)
     assert bob._agent is not None and bob._agent.wait(20) == 1

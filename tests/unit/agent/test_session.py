@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,21 @@ import pytest
 
 from agent.applied import Applied, LastGood
 from agent.keys import load_or_make
-from agent.session import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Backoff, Session, _renew_at
+from agent.session import (
+    FIRST_BACKOFF_S,
+    LONGEST_BACKOFF_S,
+    Backoff,
+    Membership,
+    Session,
+    _renew_at,
+    _require_ours,
+)
 from agent.settings import CoordinatorSettings, Settings
 from tests.unit.coordinator.process import Coordinator, running, start, wait_until_it_answers
 from ztlab.client.admin import AdminClient
 from ztlab.errors import Refused, ZtError
 from ztlab.model import proof
-from ztlab.model.config import NodeConfig, Revision
+from ztlab.model.config import NodeConfig, Revision, Self
 from ztlab.model.verdict import AuthzMode
 
 EVENT: dict[str, Any] = {
@@ -319,3 +328,15 @@ def test_a_token_is_renewed_in_the_last_fifth_of_its_life() -> None:
     assert _renew_at("1970-01-01T00:16:40+00:00", now=0.0) == pytest.approx(800.0)
     assert _renew_at("1970-01-01T00:00:00Z", now=500.0) == 501.0  # expired: soon, not in a loop
     assert _renew_at("whenever", now=7.0) == 7.0
+
+
+def test_another_nodes_configuration_is_refused(tmp_path: Path) -> None:
+    member = Membership(node_id="a", network_id="n", name="bob", token="t")
+    bob = Self(node_id="a", name="bob", role="mesh", identity="api", addresses=("10.77.0.2/32",))
+    config = NodeConfig(version=1, network_id="n", node=bob)
+
+    _require_ours(config, member)  # control
+
+    for other in (replace(config, network_id="m"), replace(config, node=replace(bob, node_id="b"))):
+        with pytest.raises(ZtError, match="this is a of n"):
+            _require_ours(other, member)
