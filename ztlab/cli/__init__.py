@@ -36,6 +36,7 @@ _COMMANDS = {
     "validate": LazyCommand(
         "ztlab.cli.scenario_commands", "validate_command", "Check scenario files for faults."
     ),
+    "vm": LazyCommand("ztlab.cli.vm_commands", "vm_command", "Run commands on other kernels."),
     "doctor": LazyCommand(
         "ztlab.cli.doctor_commands", "doctor_command", "Say what this machine can run."
     ),
