@@ -2,7 +2,7 @@
 # A script that finds the machine unfit ends with code 3; make itself prints it and ends with 2.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint unit e2e lock clean
+.PHONY: help demo test setup lint unit e2e dist lock clean
 
 # What this machine must have; a test skipped for want of it fails. Example:
 #   make test ZT_REQUIRE=root,bpf,wireguard,lab
@@ -36,6 +36,10 @@ unit: ## unit and contract tests
 e2e: ## kernel and end-to-end tests, and the scenarios
 	@tools/setup.sh
 	@tools/test.sh system
+
+dist: ## a release in dist/: the wheel, and each program's lock
+	@tools/setup.sh
+	@tools/dist.sh
 
 lock: ## write requirements.lock anew from pyproject.toml
 	@tools/lock.sh

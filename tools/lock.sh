@@ -1,6 +1,6 @@
 #!/bin/bash
 # Write requirements.lock anew from pyproject.toml: every package with the hashes of its files on
-# PyPI.
+# PyPI; and out of it agent/deploy/agent.lock and coordinator/deploy/coordinator.lock.
 #
 #   tools/lock.sh [--upgrade]
 #
@@ -25,4 +25,5 @@ cd "$root"
     --output-file requirements.lock
 sed -i "1i # Written by 'make lock' from pyproject.toml: CPython 3.11 on Linux, wheels only." \
     requirements.lock
+/usr/bin/python3 tools/split_lock.py
 say "$(grep -c '==' requirements.lock) packages in requirements.lock"
