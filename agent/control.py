@@ -83,6 +83,8 @@ def _send(connection: socket.socket, request: dict[str, Any]) -> None:
         raise ZtError(f"the request has {len(line)} bytes, the agent takes {REQUEST_BYTES}")
     try:
         connection.sendall(line)
+    except BrokenPipeError:
+        pass  # refused before it was read: why is in the answer
     except OSError as error:
         raise Unreachable(f"the agent hung up: {error.strerror or error}") from error
 
