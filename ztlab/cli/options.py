@@ -8,6 +8,7 @@ from ztlab.lab.lab import Lab
 from ztlab.lab.names import parse_reference
 
 lab_option = click.option("--lab", "lab_name", metavar="NAME", help="Which lab, if several stand.")
+ENGINES = click.Choice(["auto", "kvm", "uml", "tcg"])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -6,14 +6,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
 
-from ztlab.cli.options import json_option
+from ztlab.cli.options import ENGINES, json_option
 from ztlab.clikit import echo_json
 from ztlab.errors import SchemaError, ZtError
 from ztlab.lab.lab import Lab, require_root
+from ztlab.vm.job import OUT
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from ztlab.scenario.model import Scenario
     from ztlab.scenario.report import Report, StepReport
+    from ztlab.vm.engine import Wish
 
 _FILES = click.argument(
     "files",
@@ -42,6 +45,8 @@ _FILES = click.argument(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a JUnit XML report there.",
 )
+@click.option("--kernel", metavar="NAME", help="Run it on this kernel: 6.12, 6.1; see `ztlab vm`.")
+@click.option("--engine", type=ENGINES, default="auto", help="What runs that kernel.")
 @json_option
 @click.pass_context
 def test_command(
@@ -51,17 +56,25 @@ def test_command(
     lab_name: str | None,
     name: str | None,
     junit: Path | None,
+    kernel: str | None,
+    engine: Wish,
     as_json: bool,
 ) -> None:
     """Run the scenarios in FILE…, one after the other, and print one line per check.
 
     Each builds a lab of its own and takes it down again; with --lab the steps run in a standing
-    lab, and what they change there is put back. Exit code 1 if any check fails.
+    lab, and what they change there is put back. Exit code 1 if any check fails. With --kernel all
+    of it happens on another kernel, and its reports come out.
     """
     if len(files) > 1 and (lab_name or name):
         raise click.UsageError("--lab and --name go with one FILE")
     if lab_name and (keep or name):
         raise click.UsageError("--lab takes a lab as it stands: no --keep, no --name")
+    if kernel is not None or engine != "auto":
+        if lab_name or keep:
+            raise click.UsageError("a guest is gone when it ends: no --lab, no --keep")
+        words = [*(["--name", name] if name else []), *(["--json"] if as_json else [])]
+        ctx.exit(_test_in_guest([*words, *map(str, files)], junit, kernel, engine))
     require_root()
     from ztlab.scenario import load
     from ztlab.scenario.report import junit as junit_xml
@@ -78,6 +91,22 @@ def test_command(
     if as_json:
         echo_json([report.as_json() for report in reports])
     ctx.exit(0 if all(report.passed for report in reports) else 1)
+
+
+def _test_in_guest(words: list[str], junit: Path | None, kernel: str | None, engine: Wish) -> int:
+    """`ztlab test WORDS` on another kernel: its exit code."""
+    from ztlab.cli.vm_commands import run_in_guest
+    from ztlab.vm.run import Guest, brought_out
+
+    program = "from ztlab.cli import main; main(prog_name='ztlab')"
+    with TemporaryDirectory(prefix="ztlab-out-") as out:
+        if junit is not None:
+            words = ["--junit", f"{OUT}/junit.xml", *words]
+        argv = (sys.executable, "-c", program, "test", *words)
+        outcome = run_in_guest(Guest(argv=argv, out=Path(out)), kernel, engine)
+        if junit is not None:
+            brought_out(outcome, Path(out, "junit.xml"), junit)
+    return outcome.exit_code
 
 
 def _run_one(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ztlab.cli.options import json_option
+from ztlab.cli.options import ENGINES, json_option
 from ztlab.clikit import ZtGroup, echo_json
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ztlab.vm.kernels import Kernel
     from ztlab.vm.run import Guest
 
-ENGINES = click.Choice(["auto", "kvm", "uml", "tcg"])
 _TAIL = 25  # lines of the console that are shown when a guest dies
 
 

@@ -20,6 +20,7 @@ from ztlab.lab.lab import Lab, require_root
 from ztlab.lab.links import lay_cables
 from ztlab.lab.names import check_lab_name
 from ztlab.lab.namespaces import InitHandle, bind_names, refuse_taken_names, start_init
+from ztlab.lab.pace import scaled
 from ztlab.lab.plan import COORDINATOR, LabPlan
 from ztlab.lab.state import LabRecord, NodeRecord
 
@@ -79,7 +80,7 @@ def up(
             )
         record = draft(plan, source=source)
         refuse_taken_names(record.names)
-        building = _Building(plan, Lab(record), progress, time.monotonic() + timeout_s)
+        building = _Building(plan, Lab(record), progress, time.monotonic() + scaled(timeout_s))
         try:
             _build(building, wires)
         except BaseException:

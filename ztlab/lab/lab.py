@@ -18,6 +18,7 @@ from ztlab.errors import DeadlineExceeded, HostUnfit, NotFound, Unreachable, ZtE
 from ztlab.lab import execute, processes, state
 from ztlab.lab.addressing import bare
 from ztlab.lab.namespaces import NETWORK_AND_FILES, call_inside
+from ztlab.lab.pace import scaled
 from ztlab.lab.plan import COORDINATOR, Listener
 from ztlab.lab.state import LabRecord, NodeRecord
 
@@ -124,6 +125,7 @@ class Lab:
 
         DeadlineExceeded after TIMEOUT_S (it is killed then); with CHECK a ZtError if it fails.
         """
+        timeout_s = None if timeout_s is None else scaled(timeout_s)
         command = " ".join(argv)
         try:
             done = execute.run(
@@ -220,9 +222,9 @@ class Lab:
 
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 80
-        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+        connection = http.client.HTTPConnection(host, port)
         try:
-            connection.sock = self.connect(node, (host, port), timeout_s)
+            connection.sock = self.connect(node, (host, port), scaled(timeout_s))
             connection.request("GET", parts.path or "/")
             response = connection.getresponse()
             text = response.read().decode()
@@ -289,7 +291,7 @@ class Lab:
         def held() -> set[str] | None:
             return set(json.loads(_LISTENING.read_text())) if _LISTENING.exists() else None
 
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + scaled(timeout_s)
         while (seen := self.call(node, held)) != ports:
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from ztlab.errors import HostUnfit, NotFound, ZtError
 from ztlab.lab import processes, syscalls
 from ztlab.lab.names import namespace_name
+from ztlab.lab.pace import scaled
 from ztlab.lab.state import InitProcess, LabRecord, NamespaceFds, NodeRecord
 from ztlab.lab.syscalls import CLONE_FS, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, MNT_DETACH
 
@@ -57,7 +58,7 @@ class InitHandle:
 def start_init(nodes: Sequence[Mapping[str, Any]], *, log: Path) -> InitHandle:
     """Start a lab's PID 1 for NODES (ztlab.lab.init has their shape); it waits for `make`."""
     ours, theirs = socket.socketpair()
-    ours.settimeout(_START_TIMEOUT_S)
+    ours.settimeout(scaled(_START_TIMEOUT_S))
     with open(log, "ab") as output, theirs:
         starter = subprocess.Popen(
             [sys.executable, "-m", "ztlab.lab.init"],
@@ -85,7 +86,7 @@ def _answer(reader: Any, doing: str, *, log: Path | None = None) -> dict[str, An
     try:
         line = reader.readline()
     except TimeoutError:
-        raise ZtError(f"{doing}: no answer within {_START_TIMEOUT_S:.0f} s") from None
+        raise ZtError(f"{doing}: no answer within {scaled(_START_TIMEOUT_S):.0f} s") from None
     if not line:
         reason = log.read_text().strip().splitlines()[-1:] if log else []
         raise HostUnfit(

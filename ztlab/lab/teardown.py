@@ -13,6 +13,7 @@ from ztlab.errors import DeadlineExceeded, NotFound, ZtError
 from ztlab.lab import processes, state
 from ztlab.lab.names import check_lab_name
 from ztlab.lab.namespaces import unbind_names
+from ztlab.lab.pace import scaled
 from ztlab.lab.state import InitProcess
 
 _END_TIMEOUT_S = 20.0
@@ -24,7 +25,7 @@ def down(name: str) -> None:
     check_lab_name(name)
     if not state.lab_dir(name).exists():
         state.read(name)  # raises NotFound with the list
-    with uninterrupted(), state.lock(name, timeout_s=_LOCK_TIMEOUT_S):
+    with uninterrupted(), state.lock(name, timeout_s=scaled(_LOCK_TIMEOUT_S)):
         if not state.lab_dir(name).exists():
             raise NotFound(f"lab {name!r} was removed by somebody else just now")
         remove(name)
@@ -58,11 +59,12 @@ def remove(name: str) -> None:
 def end(init: InitProcess) -> None:
     """Kill a lab's PID 1 and wait until its whole namespace is empty."""
     processes.kill(init)
-    deadline = time.monotonic() + _END_TIMEOUT_S
+    deadline = time.monotonic() + scaled(_END_TIMEOUT_S)
     while not processes.is_gone(init):
         if time.monotonic() > deadline:
+            waited_s = scaled(_END_TIMEOUT_S)
             raise DeadlineExceeded(
-                f"the lab's processes did not end within {_END_TIMEOUT_S:.0f} s of being killed",
+                f"the lab's processes did not end within {waited_s:.0f} s of being killed",
                 hint="a process stuck in the kernel (state D)? Try again later",
             )
         time.sleep(0.005)

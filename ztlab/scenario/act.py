@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ztlab.errors import ZtError
+from ztlab.lab.pace import scaled
 from ztlab.lab.plan import Listener
 from ztlab.model.codec import encode
 from ztlab.scenario import probe as probe_program
@@ -73,7 +74,8 @@ def _done(**fields: Any) -> ActionResult:
 
 def _probe(lab: Lab, action: Probe, *, is_answer_expected: bool) -> ActionResult:
     target = action.target
-    timeout_s = action.timeout_s or (ANSWER_S if is_answer_expected else SILENCE_S)
+    # Silence takes no longer on a slow machine: SYNs are repeated after a second of the clock.
+    timeout_s = action.timeout_s or (scaled(ANSWER_S) if is_answer_expected else SILENCE_S)
     argv = [*script(probe_program.__file__), "--to", target.to, "--family", str(target.family)]
     argv += ["--icmp"] if target.proto == "icmp" else [f"--{target.proto}", str(target.port)]
     argv += ["--count", str(action.count), "--timeout", str(timeout_s)]
@@ -104,7 +106,7 @@ def _transfer(lab: Lab, action: Transfer) -> ActionResult:
             while "listening" not in server.line(number, timeout_s=5.0):
                 number += 1
             client = ["iperf3", "-c", action.to, f"-{action.family}", "-p", port, "--json"]
-            client += ["-t", str(action.seconds), "--connect-timeout", "3000"]
+            client += ["-t", str(action.seconds), "--connect-timeout", f"{scaled(3000):.0f}"]
             done = lab.run(action.source_node, client, timeout_s=action.seconds + _COMMAND_S)
         finally:
             server.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from ztlab.lab.pace import scaled
 from ztlab.scenario.claims import Finding
 from ztlab.scenario.expect import DropExpect, EventExpect, LogExpect, MetricExpect, Range, TcExpect
 from ztlab.scenario.samples import Event, FlowKey, Observed, describe_event
@@ -266,9 +267,9 @@ def stream_stops(stream: str, within_s: float, silence_s: float) -> Find:
             return Finding(is_true=False, seen="it was silent before the action", is_beyond=True)
         last_s = max(e.received_at for e in echoes) - done_at
         figure = f"{max(last_s, 0):.3f} s"
-        if last_s > within_s:
+        if last_s > scaled(within_s):
             return Finding(is_true=False, seen=f"an echo came {last_s:.3f} s after", is_beyond=True)
-        quiet = seen.elapsed_s >= within_s + silence_s
+        quiet = seen.elapsed_s >= scaled(within_s + silence_s)
         return Finding(is_true=quiet, seen=f"last echo after {figure}", figure=figure)
 
     return find
@@ -289,10 +290,10 @@ def stream_runs(stream: str, within_s: float, *, was_silent: bool = False) -> Fi
             return Finding(is_true=False, seen="no echo of anything sent since")
         first_s = min(after)
         return Finding(
-            is_true=first_s <= within_s,
+            is_true=first_s <= scaled(within_s),
             seen=f"first echo after {first_s:.3f} s",
             figure=f"{first_s:.3f} s",
-            is_beyond=first_s > within_s,
+            is_beyond=first_s > scaled(within_s),
         )
 
     return find
@@ -308,7 +309,7 @@ def stream_silent(stream: str, for_s: float) -> Find:
         late = [e for e in echoes if e.received_at > seen.action.done_at]
         if late:
             return Finding(is_true=False, seen=f"{len(late)} echoes came", is_beyond=True)
-        return Finding(is_true=seen.elapsed_s >= for_s, seen="silence")
+        return Finding(is_true=seen.elapsed_s >= scaled(for_s), seen="silence")
 
     return find
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ztlab.errors import ZtError
+from ztlab.lab import pace
 from ztlab.model.verdict import AuthzMode
 from ztlab.scenario import act
 from ztlab.scenario.claims import Claim, Finding, Needs, State, judge
@@ -131,7 +132,8 @@ def _facts(scenario: Scenario, reader: Reader) -> str:
     for name, labels in reader.metrics(_agents(scenario)[0]).series:
         if name == "zt_agent_info":
             found = dict(labels)
-            return f"{found.get('wireguard')} WireGuard, {found.get('loader')}"
+            slow = f", deadlines x{pace.factor():g}" if pace.factor() != 1 else ""
+            return f"{found.get('wireguard')} WireGuard, {found.get('loader')}{slow}"
     return ""
 
 
@@ -148,7 +150,7 @@ class _Pending:
     def look(self, seen: Observed) -> None:
         if self.state is not State.WAITING:
             return
-        now_s = seen.elapsed_s
+        now_s = seen.elapsed_s / pace.factor()
         self.finding = self.claim.find(seen)
         if self.looks and self.looks[-1].seen == self.finding.seen:
             self.looks[-1].last_s = now_s

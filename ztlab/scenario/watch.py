@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ztlab.errors import DeadlineExceeded, Unreachable, ZtError
+from ztlab.lab.pace import scaled
 from ztlab.scenario import echo
 from ztlab.scenario.samples import Echo, Event, FlowKey
 from ztlab.scenario.steps import Stream
@@ -67,7 +68,7 @@ class Child:
 
     def line(self, number: int, *, timeout_s: float) -> str:
         """Line NUMBER; ZtError if it ends before, DeadlineExceeded if it says nothing."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + scaled(timeout_s)
         with self._changed:
             while len(self._lines) <= number:
                 if not self._reader.is_alive():
@@ -158,7 +159,7 @@ class EventWatch:
 def _connected() -> socket.socket:
     """A connection to the agent's control socket; to be called inside the node."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(_START_S)
+    connection.settimeout(scaled(_START_S))
     try:
         connection.connect(_CONTROL_SOCKET)
     except OSError as error:

@@ -162,8 +162,12 @@ def _trial(kernel: Kernel) -> str:
 
 
 def brought_out(outcome: Outcome, source: Path, target: Path) -> None:
-    """Copy what the command wrote as SOURCE to TARGET; ZtError if it should have and did not."""
-    if source.exists():
-        shutil.copyfile(source, target)
-    elif not outcome.why:
-        raise ZtError(f"the guest's command wrote no {source.name}")
+    """Copy what the command wrote as SOURCE to TARGET; ZtError if it succeeded and did not."""
+    try:
+        if source.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        elif outcome.exit_code == 0:
+            raise ZtError(f"the guest's command wrote no {source.name}")
+    except OSError as error:
+        raise ZtError(f"cannot write {target}: {error.strerror}") from None

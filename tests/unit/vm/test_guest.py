@@ -31,7 +31,9 @@ def follow(tmp_path: Path) -> Follow:
         text = script
         for name, number in numbers.items():
             text = text.replace(f"${name}", number)
-        process = guest.start(["bash", "-c", text], tmp_path, channels, {"PATH": os.environ["PATH"]})
+        process = guest.start(
+            ["bash", "-c", text], tmp_path, channels, {"PATH": os.environ["PATH"]}
+        )
         follower = Follower(
             channels=channels,
             limits=Limits(**{"boot_s": 20.0, **limits}),
