@@ -2,7 +2,7 @@
 # A script that finds the machine unfit ends with code 3; make itself prints it and ends with 2.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint unit e2e dist lock clean
+.PHONY: help demo test setup lint unit e2e dist test-vagrant lock clean
 
 # What this machine must have; a test skipped for want of it fails. Example:
 #   make test ZT_REQUIRE=root,bpf,wireguard,lab
@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 export ZT_REQUIRE PYTEST_ARGS
 
 help: ## name the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: ## set up this machine, build scenarios/3node.yaml, prove it, and leave it standing
 	@tools/setup.sh
@@ -40,6 +40,10 @@ e2e: ## kernel and end-to-end tests, and the scenarios
 dist: ## a release in dist/: the wheel, and each program's lock
 	@tools/setup.sh
 	@tools/dist.sh
+
+test-vagrant: ## virtual machines: a lab in one, and the programs as in production in four
+	@tools/setup.sh
+	@tools/test-vagrant.sh
 
 lock: ## write requirements.lock anew from pyproject.toml
 	@tools/lock.sh

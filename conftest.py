@@ -69,12 +69,17 @@ def lacks_lab() -> str:
     return lacks("root") or lacks("bpf") or lacks("wireguard")
 
 
+def lacks_vagrant() -> str:
+    return "" if shutil.which("vagrant") else "vagrant is not installed"
+
+
 PROBES: dict[str, Callable[[], str]] = {
     "root": lacks_root,
     "bpf": lacks_bpf,
     "wireguard": lacks_wireguard,
     "kernel_wireguard": lacks_kernel_wireguard,
     "lab": lacks_lab,
+    "vagrant": lacks_vagrant,
 }
 
 
