@@ -102,11 +102,17 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+def needs_of(item: pytest.Item) -> list[str]:
+    """What ITEM is marked with; where the kernel's WireGuard is demanded, no other will do."""
+    needs = [need for need in PROBES if item.get_closest_marker(need) is not None]
+    if "kernel_wireguard" in required() and {"wireguard", "lab"} & set(needs):
+        needs.append("kernel_wireguard")
+    return needs
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for need in PROBES:
-        if item.get_closest_marker(need) is None:
-            continue
+    for need in needs_of(item):
         if reason := lacks(need):
             text = f"needs {need}: {reason}"
             if need in required():

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Make this machine able to run ztlab: Debian packages, kernel headers for bcc, .venv.
 #
-#   tools/setup.sh
+#   tools/setup.sh [PACKAGE…]      with more Debian packages than every run needs
 #
 # Safe to repeat (nothing to do: well under a second), to interrupt (the stamp is written last) and
 # to run twice at once (the second waits). Exit code 3: this machine cannot run it, and why.
@@ -28,6 +28,7 @@ packages=(
 )
 
 main() {
+    packages+=("$@")
     local start
     start=$(now_ms)
     require_root
