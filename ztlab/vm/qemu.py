@@ -27,6 +27,7 @@ _KERNEL_ARGUMENTS = (
 _PACKERS = {
     b"\x28\xb5\x2f\xfd": ("zstd", "-dcq"),
     b"\xfd7zXZ\x00": ("xz", "-dcq", "--single-stream"),
+    b"\x02\x21\x4c\x18": ("lz4", "-dcq"),
     b"\x1f\x8b\x08": ("gzip", "-dcq"),
 }
 
