@@ -10,6 +10,7 @@
 #
 #   ZT_VAGRANT_DIR        box, wheels, machines' disks (default: build/vagrant)
 #   ZT_VAGRANT_SCENARIOS  what pytest runs in the lab (default: scenarios/)
+#   ZTLAB_TIME_SCALE      how slow the machines are (default: 6, which suits emulation)
 
 set -euo pipefail
 # shellcheck source=tools/common.sh
@@ -21,7 +22,7 @@ packages=(vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients dnsmasq-
     slirp4netns mmdebstrap e2fsprogs qemu-system-x86 qemu-utils zstd openssh-client)
 scenarios=${ZT_VAGRANT_SCENARIOS:-scenarios/}
 # Emulation is slow: what a scenario calls a second (ztlab/lab/pace.py).
-export ZTLAB_TIME_SCALE="${ZTLAB_TIME_SCALE:-3}"
+export ZTLAB_TIME_SCALE="${ZTLAB_TIME_SCALE:-6}"
 production=(coordinator gateway client server)
 
 main() {
@@ -84,13 +85,13 @@ set_lab() {
     begin && stage "lab up" up lab &&
         stage "lab scenarios" vagrant ssh lab -c "cd /ztlab &&
             sudo ZT_REQUIRE=root,bpf,kernel-wireguard,lab ZTLAB_TIME_SCALE=$ZTLAB_TIME_SCALE \
-            .venv/bin/pytest -q $scenarios"
+            .venv/bin/pytest -q -o faulthandler_timeout=1800 $scenarios"
 }
 
 set_production() {
     begin && stage "production up" up "${production[@]}" &&
         stage "production enrol" .venv/bin/python -m vagrant.enrol &&
-        stage "production gateway" .venv/bin/pytest -q vagrant/test_gateway.py
+        stage "production gateway" .venv/bin/pytest -q -o faulthandler_timeout=1800 vagrant/test_gateway.py
 }
 
 main "$@"

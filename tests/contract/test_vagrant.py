@@ -90,12 +90,14 @@ def test_shellcheck_has_nothing_to_say_of_the_scripts() -> None:
 
 @pytest.mark.vagrant
 def test_vagrant_takes_the_file_and_knows_both_sets_of_machines(tmp_path: Path) -> None:
+    for name in ("lab", "production"):
+        (tmp_path / name).mkdir()
     environment = {
         **os.environ,
         "VAGRANT_HOME": str(tmp_path / "home"),
         "VAGRANT_DOTFILE_PATH": str(tmp_path / "machines"),
         "VAGRANT_CHECKPOINT_DISABLE": "1",
-        "ZT_OFFLINE": str(tmp_path),  # the folder that guests get besides must exist
+        "ZT_OFFLINE": str(tmp_path),
     }
     done = subprocess.run(
         ["vagrant", "validate", "--ignore-provider"],
