@@ -60,6 +60,15 @@ def run_command(config: Path, verbose: bool) -> None:
     serve(settings.load(config))
 
 
+@main.command("restored")
+@_config
+def restored_command(config: Path) -> None:
+    """Tell the store that it was put back from a backup, before the service is started again."""
+    from coordinator.setup import begin_epoch
+
+    click.echo(f"epoch {begin_epoch(settings.load(config)).epoch}")
+
+
 @main.group("token")
 def token_group() -> None:
     """Administrators' tokens."""

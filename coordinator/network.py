@@ -56,6 +56,18 @@ def create(session: Session, settings: Settings) -> bool:
     return False
 
 
+def begin_epoch(session: Session) -> Revision:
+    """After the store was set back: what nodes are told counts anew.
+
+    In the epoch of the backup they would refuse it, being further on.
+    """
+    row = lock(session)
+    row.epoch, row.number = secrets.token_hex(16), 1
+    for node in session.scalars(select(NodeRow)):
+        node.wanted_epoch, node.wanted_number = row.epoch, row.number
+    return Revision(epoch=row.epoch, number=row.number)
+
+
 def lock(session: Session) -> NetworkRow:
     """The network's row, locked: changes queue here (SQLite: at BEGIN IMMEDIATE already)."""
     return session.scalars(select(NetworkRow).with_for_update()).one()

@@ -14,6 +14,7 @@ from coordinator.store import migrate
 from coordinator.store.engine import opened
 from ztlab.errors import ZtError
 from ztlab.model import codec
+from ztlab.model.config import Revision
 
 OWNER_TOKEN = "init"  # the name of the token that --owner-token-file writes
 
@@ -74,6 +75,14 @@ def _give(settings: Settings, user: privileges.Account) -> None:
     for path in owned:
         if path.exists():
             os.chown(path, user.uid, user.gid, follow_symlinks=False)
+
+
+def begin_epoch(settings: Settings) -> Revision:
+    """A new epoch for a store that was put back from a backup; the service must stand still."""
+    with opened(settings.database_url) as store:
+        migrate.upgrade(store.engine)
+        with store.writing() as session:
+            return network.begin_epoch(session)
 
 
 def create_token(settings: Settings, name: str, role: access.AdminRole) -> str:
