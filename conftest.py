@@ -24,7 +24,7 @@ UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork")
 
 
 def complaint_of(*command: str) -> str:
-    """Run COMMAND: nothing if it succeeds, else its last line of complaint."""
+    """Run COMMAND: nothing if it succeeds, else its last error, or its last line."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except OSError as error:
@@ -32,6 +32,7 @@ def complaint_of(*command: str) -> str:
     if done.returncode == 0:
         return ""
     lines = (done.stderr or done.stdout).strip().splitlines()
+    lines = [line for line in lines if line.startswith("error: ")] or lines
     return lines[-1] if lines else f"`{' '.join(command)}` failed"
 
 
@@ -73,12 +74,20 @@ def lacks_vagrant() -> str:
     return "" if shutil.which("vagrant") else "vagrant is not installed"
 
 
+def lacks_guest() -> str:
+    if engine := os.environ.get("ZTLAB_VM"):
+        return f"this is a guest already, by {engine}"
+    program = "from ztlab.cli import main; main()"
+    return complaint_of(sys.executable, "-c", program, *"vm run --engine uml -- true".split())
+
+
 PROBES: dict[str, Callable[[], str]] = {
     "root": lacks_root,
     "bpf": lacks_bpf,
     "wireguard": lacks_wireguard,
     "kernel_wireguard": lacks_kernel_wireguard,
     "lab": lacks_lab,
+    "guest": lacks_guest,
     "vagrant": lacks_vagrant,
 }
 
