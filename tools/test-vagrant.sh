@@ -78,7 +78,7 @@ begin() {
 
 # up MACHINE...: without the hundreds of lines of a progress bar.
 up() {
-    vagrant up --no-color "$@" | tr '\r' '\n' | { grep --line-buffered -v Progress: || true; }
+    vagrant up --no-color "$@" | stdbuf -oL tr '\r' '\n' | { grep --line-buffered -v Progress: || true; }
 }
 
 set_lab() {
