@@ -2,7 +2,7 @@
 # A script that finds the machine unfit ends with code 3; make itself prints it and ends with 2.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint unit e2e dist test-vagrant lock clean
+.PHONY: help demo test setup lint unit e2e test-install dist test-vagrant lock clean
 
 # What this machine must have; a test skipped for want of it fails. Example:
 #   make test ZT_REQUIRE=root,bpf,wireguard,lab
@@ -36,6 +36,11 @@ unit: ## unit and contract tests
 e2e: ## kernel and end-to-end tests, and the scenarios
 	@tools/setup.sh
 	@tools/test.sh system
+
+test-install: ## install on a whole Debian (UML) as documented, with restart, upgrade and reboot
+	@tools/setup.sh mmdebstrap e2fsprogs
+	@.venv/bin/pytest -q tests/install
+	@tools/test-install.sh
 
 dist: ## a release in dist/: the wheel, and each program's lock
 	@tools/setup.sh
