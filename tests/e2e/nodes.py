@@ -19,6 +19,7 @@ import yaml
 
 from agent.keys import NodeKey, load_or_make
 from agent.state import private_directory
+from ztlab.lab.pace import scaled
 
 BIN = Path(sys.executable).parent
 READY_S = 30.0
@@ -47,7 +48,7 @@ threading.Event().wait()
 
 def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
     """What CONDITION gives once it is true; fails after SECONDS."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + scaled(seconds)
     while not (found := condition()):
         assert time.monotonic() < deadline, f"it did not come to that: {what}"
         time.sleep(0.02)
@@ -153,6 +154,18 @@ class Node:
         """Of the agent itself, seen from outside (nsenter is its parent)."""
         assert self._agent is not None
         return _only_child(self._agent.pid)
+
+    @contextlib.contextmanager
+    def agent_held(self) -> Iterator[None]:
+        """The agent's process stands still while the block runs."""
+        pid = self.agent_pid()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+            assert self._agent is not None
+            self._agent.send_signal(signal.SIGCONT)  # nsenter stops itself with its child
 
     def stop_agent(self, number: int = signal.SIGTERM) -> tuple[int, float]:
         """(exit code, seconds it took)."""

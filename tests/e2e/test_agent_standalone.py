@@ -252,8 +252,9 @@ def test_a_state_that_cannot_be_applied_is_refused_and_the_last_good_one_holds(
 
 def test_a_removed_program_and_a_removed_belt_come_back(nodes: tuple[Node, Node]) -> None:
     alice, bob = nodes
-    bob.output("tc", "qdisc", "del", "dev", "wg0", "clsact")
-    assert not alice.connects(BOB, 8080, timeout_s=0.2)  # the belt holds meanwhile
+    with bob.agent_held():  # else it might repair before anybody has looked
+        bob.output("tc", "qdisc", "del", "dev", "wg0", "clsact")
+        assert not alice.connects(BOB, 8080, timeout_s=0.2)  # the belt holds meanwhile
     bob.output("nft", "delete", "table", "inet", "zt_wg0")
 
     def is_whole() -> bool:
