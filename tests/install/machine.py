@@ -202,7 +202,7 @@ def need_each_capability() -> None:
         command("systemctl", "daemon-reload")
         command("systemctl", "restart", "zt-agent", check=False)
         state, code = shown("zt-agent", "ActiveState"), shown("zt-agent", "ExecMainStatus")
-        said = command("journalctl", "-q", "-n", "40", "-o", "cat", "-u", "zt-agent")
+        said = command("journalctl", "-q", "-n", "300", "-o", "cat", "-u", "zt-agent")
         why = re.findall(r"(?m)^error: (.{0,100})", said)
         say(f"without {missing}: {state}, exit code {code}: {why[-1] if why else said}")
         assert state == "failed" and why, said
