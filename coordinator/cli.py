@@ -54,10 +54,14 @@ def run_command(config: Path, verbose: bool) -> None:
     from gevent import monkey
 
     monkey.patch_all()
+    read = settings.load(config)
+    # Where the operator stands may be closed to the user it becomes, and gunicorn looks at that
+    # directory as soon as it is imported. Every path in the settings is absolute.
+    os.chdir("/")
     from coordinator.server import serve
 
     log.setup("zt-coordinator", verbose=verbose)
-    serve(settings.load(config))
+    serve(read)
 
 
 @main.command("restored")

@@ -39,8 +39,16 @@ def _check_pools(pools: tuple[str, ...]) -> None:
 def _check_database(url: str) -> None:
     if not url.startswith("sqlite:///"):
         raise ValueError(f'want "sqlite:///PATH", got {url!r}')
-    if Path(url.removeprefix("sqlite:///")).name in ("", ":memory:"):
+    path = Path(url.removeprefix("sqlite:///"))
+    if path.name in ("", ":memory:"):
         raise ValueError(f"want the path of a file in it, got {url!r}")
+    if not path.is_absolute():
+        raise ValueError(f"want an absolute path (four slashes), got {url!r}")
+
+
+def _check_directory(text: str) -> None:
+    if not Path(text).is_absolute():
+        raise ValueError(f"want an absolute path, got {text!r}")
 
 
 def _check_names(names: tuple[str, ...]) -> None:
@@ -73,7 +81,7 @@ class Settings:
     token_ttl_s  how long a node token is good for
     """
 
-    state_dir: str
+    state_dir: str = field(check=_check_directory)
     listen: str = field(check=check_endpoint)
     names: tuple[str, ...] = field(check=_check_names)
     network: str = field(check=check_name)

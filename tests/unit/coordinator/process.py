@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import pwd
+import shlex
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from ztlab.client.admin import AdminClient
 from ztlab.client.node import NodeClient
 from ztlab.errors import Unreachable
+from ztlab.lab.reach import obstacles, program_directories
 from ztlab.model import proof
 from ztlab.model.config import Role
 from ztlab.model.proof import Transcript
@@ -156,10 +158,33 @@ def start(
     """`zt-coordinator run`, started by USER (None: by us), with its log in DIRECTORY/log."""
     with (directory / "log").open("ab") as log:
         command = [*program, "--config", str(directory / "coordinator.toml")]
+        opened = _way_to_the_project(directory) if os.geteuid() == 0 else []
+        if opened:
+            become = ["setpriv", f"--reuid={user}", f"--regid={_group(user)}", "--clear-groups"]
+            command = [*opened, *(become if user else ()), *command]
+            return subprocess.Popen(command, stdout=log, stderr=log)
         groups: list[int] | None = None if user is None else []
         return subprocess.Popen(
             command, stdout=log, stderr=log, user=user, group=_group(user), extra_groups=groups
         )
+
+
+def _way_to_the_project(stage: Path) -> list[str]:
+    """What to put before a command so that an ordinary user can read the project, which may be
+    checked out below a closed directory: that is covered, in a mount namespace of the command's
+    own, and the project bound to where it was. Empty where nothing is in the way."""
+    cover, uncover = obstacles(program_directories())
+    if not cover:
+        return []
+    lines = ["set -e"]
+    for i, path in enumerate(uncover):
+        held = shlex.quote(str(stage / f"way{i}"))
+        lines += [f"mkdir -p {held}", f"mount --bind {shlex.quote(path)} {held}"]
+    lines += [f"mount -t tmpfs -o mode=755 cover {shlex.quote(path)}" for path in cover]
+    for i, path in enumerate(uncover):
+        held = shlex.quote(str(stage / f"way{i}"))
+        lines += [f"mkdir -p {shlex.quote(path)}", f"mount --move {held} {shlex.quote(path)}"]
+    return ["unshare", "--mount", "sh", "-c", "\n".join([*lines, 'exec "$@"']), "sh"]
 
 
 def _group(user: str | None) -> int | None:
