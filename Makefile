@@ -2,7 +2,7 @@
 # A script that finds the machine unfit ends with code 3; make itself prints it and ends with 2.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint unit e2e test-install dist test-vagrant lock clean
+.PHONY: help demo test setup lint unit e2e test-kernel test-install dist test-vagrant lock clean
 
 # What this machine must have; a test skipped for want of it fails. Example:
 #   make test ZT_REQUIRE=root,bpf,wireguard,lab
@@ -36,6 +36,10 @@ unit: ## unit and contract tests
 e2e: ## kernel and end-to-end tests, and the scenarios
 	@tools/setup.sh
 	@tools/test.sh system
+
+test-kernel: ## scenarios and kernel tests on the kernel's own WireGuard, in guests
+	@tools/setup.sh zstd
+	@tools/test-kernel.sh
 
 test-install: ## install on a whole Debian (UML) as documented, with restart, upgrade and reboot
 	@tools/setup.sh mmdebstrap e2fsprogs

@@ -21,7 +21,7 @@ Trial = Callable[[Kernel], str]
 BOOT_S: dict[Engine, float] = {"kvm": 60.0, "uml": 60.0, "tcg": 240.0}
 TRIAL_BOOT_S = 20.0
 # How much longer than on the host things take that programs wait for, at the most.
-TIME_SCALE: dict[Engine, float] = {"kvm": 1.0, "uml": 1.5, "tcg": 10.0}
+TIME_SCALE: dict[Engine, float] = {"kvm": 1.0, "uml": 1.5, "tcg": 5.0}
 
 _KVM = Path("/dev/kvm")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
