@@ -88,8 +88,10 @@ def test_a_program_that_takes_too_long_is_killed_with_all_it_started(lab: Lab) -
 
 def test_a_child_ends_with_the_process_that_started_it(lab: Lab) -> None:
     code = (
-        "import os, signal; from ztlab.lab.lab import Lab; lab = Lab.open()\n"
-        "lab.popen('h2', ['sleep', '1000']); os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, subprocess; from ztlab.lab.lab import Lab; lab = Lab.open()\n"
+        "child = lab.popen('h2', ['sh', '-c', 'echo here; exec sleep 1000'],"
+        " stdout=subprocess.PIPE)\n"
+        "child.stdout.readline(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code])
     assert done.returncode == -signal.SIGKILL

@@ -171,10 +171,12 @@ def test_two_interfaces_shake_hands_and_say_when(kind: str) -> None:
 def test_a_lost_initiation_is_not_repeated_at_once_but_a_new_peer_initiates(kind: str) -> None:
     """Why the agent makes late peers anew."""
     with interface(kind, "wg0", 1000) as (first, a), interface(kind, "wg1", 1001) as (second, b):
-        peer = spec(b.public_key, "10.0.0.2/32", port=1001, keepalive_s=25)
-        first.set_peer(peer, replace_allowed_ips=False)  # the other end does not know us yet
-        wait_for(lambda: first.state().peers[b.public_key].tx_bytes > 0)
         second.set_peer(spec(a.public_key, "10.0.0.1/32"), replace_allowed_ips=False)
+        peer = spec(b.public_key, "10.0.0.2/32", port=1001, keepalive_s=25)
+        nowhere = spec(b.public_key, "10.0.0.2/32", port=1009, keepalive_s=25)
+        first.set_peer(nowhere, replace_allowed_ips=False)  # so the initiation is lost
+        wait_for(lambda: first.state().peers[b.public_key].tx_bytes > 0)
+        first.set_peer(peer, replace_allowed_ips=False)
         time.sleep(0.5)
         assert first.state().peers[b.public_key].last_handshake_at == 0.0  # control
 
