@@ -152,7 +152,8 @@ class Synchronizer:
             belt.install(self._interface, self._marks)
         else:
             belt.remove(self._interface)
-        self._links.set_up(self._interface, mtu=self._settings.wireguard.mtu)
+        wireguard = self._settings.wireguard
+        self._links.set_up(self._interface, mtu=wireguard.mtu, listen_port=wireguard.listen_port)
 
     def _unmasquerade(self) -> None:
         if self._config is not None and self._masquerades(self._config):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Literal, Protocol
 
+from ztlab.errors import ZtError
+
 Address = IPv4Address | IPv6Address
 Table = Literal["main", "tunnel"]
 
@@ -111,6 +113,14 @@ class Backend(Protocol):
     def close(self) -> None:
         """Remove the interface. Safe to repeat."""
         ...
+
+
+def port_taken(interface: str, listen_port: int, why: str) -> ZtError:
+    """Somebody else has INTERFACE's UDP port."""
+    return ZtError(
+        f"{interface} cannot listen on UDP port {listen_port}: {why}",
+        hint="set another [wireguard] listen_port",
+    )
 
 
 def canonical_prefix(text: str) -> str:

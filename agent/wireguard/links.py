@@ -25,7 +25,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from agent.wireguard.backend import Route
+from agent.wireguard.backend import Route, port_taken
 from ztlab.errors import ZtError
 
 FWMARK = 0x0A74  # clear of the default mark_mask, wg-quick, Kubernetes and Tailscale
@@ -99,16 +99,22 @@ class Links:
         (link,) = self._netlink.get_links(index)
         return bool(link["flags"] & 1)  # IFF_UP
 
-    def set_up(self, name: str, *, mtu: int) -> None:
+    def set_up(self, name: str, *, mtu: int, listen_port: int) -> None:
         """Set the MTU (bytes) and bring it up, without a link-local address of its own.
 
         A kernel's WireGuard has none; a tun would make one up and solicit routers into the tunnel.
+        LISTEN_PORT is only for the error: the kernel's WireGuard opens its socket now, and not when
+        it is told the port.
         """
         # No such file: IPv6 is off.
         with contextlib.suppress(OSError):
             Path(f"/proc/sys/net/ipv6/conf/{name}/addr_gen_mode").write_text("1")
-        with _allowing(what=f"bring {name} up"):
+        try:
             self._netlink.link("set", index=self._existing(name), mtu=mtu, state="up")
+        except NetlinkError as error:
+            if error.code == errno.EADDRINUSE:
+                raise port_taken(name, listen_port, error.args[1]) from error
+            raise ZtError(f"cannot bring {name} up: {error.args[1]}") from error
 
     def addresses(self, name: str) -> frozenset[str]:
         """Its addresses with their lengths, but for the link-local ones, which are the kernel's."""

@@ -21,7 +21,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from agent.wireguard.backend import Endpoint, PeerSpec, WgPeer, WgState, canonical_prefix
+from agent.wireguard.backend import (
+    Endpoint,
+    PeerSpec,
+    WgPeer,
+    WgState,
+    canonical_prefix,
+    port_taken,
+)
 from agent.wireguard.links import Links
 from ztlab.errors import DeadlineExceeded, HostUnfit, ZtError
 
@@ -94,10 +101,7 @@ class UserspaceWireGuard:
         try:
             self._set(f"listen_port={listen_port}")
         except ZtError as error:
-            raise ZtError(
-                f"{self._interface} cannot listen on UDP port {listen_port}: {error}",
-                hint="set another [wireguard] listen_port",
-            ) from error
+            raise port_taken(self._interface, listen_port, str(error)) from error
 
     def set_peer(self, peer: PeerSpec, *, replace_allowed_ips: bool) -> None:
         lines = [f"public_key={_hex(peer.public_key)}"]

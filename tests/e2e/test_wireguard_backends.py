@@ -70,7 +70,7 @@ def interface(kind: str, name: str = "wg0", port: int = 51820) -> Iterator[tuple
         stack.callback(backend.close)
         key = NodeKey(os.urandom(32))
         backend.configure(private_key=key.private_key(), listen_port=port, fwmark=FWMARK)
-        links.set_up(name, mtu=1420)
+        links.set_up(name, mtu=1420, listen_port=port)
         yield backend, key
 
 
