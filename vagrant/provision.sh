@@ -142,18 +142,22 @@ host() {
 
 # listen --listen [ADDRESS:PORT…]: somebody who says back what he is told, as a lab's listeners do.
 listen() {
-    local each
+    local each unit=/etc/systemd/system/say-back.socket
     shift
+    if [ -e "$unit" ]; then systemctl disable -q --now say-back.socket; fi
+    if [ $# = 0 ]; then # a socket unit that listens nowhere is an error
+        rm -f "$unit"
+        return
+    fi
     {
         printf '[Unit]\nDescription=Says back what it is told\n[Socket]\nAccept=yes\nFreeBind=yes\n'
         for each in "$@"; do printf 'ListenStream=%s\n' "$each"; done
         printf '[Install]\nWantedBy=sockets.target\n'
-    } >/etc/systemd/system/say-back.socket
+    } >"$unit"
     printf '[Service]\nExecStart=/bin/cat\nStandardInput=socket\n' \
         >/etc/systemd/system/say-back@.service
     systemctl daemon-reload
-    systemctl disable -q --now say-back.socket
-    [ $# = 0 ] || systemctl enable --now say-back.socket
+    systemctl enable --now say-back.socket
 }
 
 main "$@"
