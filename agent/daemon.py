@@ -52,7 +52,10 @@ RESOLVE_S = 30.0
 
 
 def serve(config_path: Path, *, standalone_path: Path | None = None) -> None:
-    """Run the agent until SIGTERM or SIGINT; ZtError where it cannot start."""
+    """Run the agent until SIGTERM or SIGINT; ZtError where it cannot start.
+
+    SIGHUP reads the preshared keys again.
+    """
     notifier = Notifier.from_environment()
     loaded = settings.load(config_path)
     host.require_root()
@@ -64,8 +67,10 @@ def serve(config_path: Path, *, standalone_path: Path | None = None) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     with host.lock(loaded.run_path):
         agent = Agent(loaded, standalone_path, notifier)
+        signal.signal(signal.SIGHUP, lambda *_: agent.reload_soon())
         try:
             agent.start(stop)
             stop.wait()
@@ -97,6 +102,7 @@ class Agent:
         self._apply_lock, self._switch_lock = threading.Lock(), threading.Lock()
         self._live, self._stopping = threading.Event(), threading.Event()
         self._look_now = threading.Event()
+        self._shall_reload = False
         self._watch = threading.Thread(target=self._watch_over, name="watch", daemon=True)
         self._undo: list[Callable[[], object]] = [self._ledger.close, self.sync.close]
         self.session = self._session() if standalone_path is None else None
@@ -226,12 +232,27 @@ class Agent:
             except Exception:
                 log.exception("not everything could be undone")
 
+    def reload_soon(self) -> None:
+        """Have the watch read the preshared keys again, within a second. Safe in a signal handler,
+        which must not take a lock that the thread it interrupts may hold."""
+        self._shall_reload = True
+
+    def _reload(self) -> None:
+        self._shall_reload = False
+        try:
+            self.sync.reload_preshared()
+            log.info("the preshared keys were read again")
+        except ZtError as error:
+            log.error("the preshared keys stay as they were: %s", error)
+
     def _watch_over(self) -> None:
         repair_at = 0.0
         waits = True
         while not self._stopping.is_set():
             self._look_now.wait(HANDSHAKE_S if waits else WATCH_S)
             self._look_now.clear()
+            if self._shall_reload:
+                self._reload()
             if time.monotonic() >= repair_at:
                 self._attempt(self.sync.repair)
                 repair_at = time.monotonic() + WATCH_S

@@ -12,10 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
+from types import MappingProxyType
 
 from agent.wireguard.backend import Address, Endpoint, PeerSpec, Route, WgPeer, WgState
+from agent.wireguard.preshared import PresharedKey
 from ztlab.errors import ZtError
 from ztlab.model.config import NodeConfig
+
+NONE: Mapping[str, PresharedKey] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +51,16 @@ class RemoveIdentities:
 
 
 @dataclass(frozen=True, slots=True)
-class RemovePeer:
-    public_key: str
+class RemovePeers:
+    public_keys: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class NarrowPeer:
-    """A peer that stays keeps only these prefixes (those it had and keeps)."""
+    """A peer that stays loses these prefixes; the others are in force all the while."""
 
-    peer: PeerSpec
+    public_key: str
+    prefixes: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +84,10 @@ class AddAddress:
 
 
 @dataclass(frozen=True, slots=True)
-class SetPeer:
-    """Add a peer, or give one what it lacks; takes no prefix away."""
+class SetPeers:
+    """Add peers, or give them what they lack; takes no prefix away."""
 
-    peer: PeerSpec
+    peers: tuple[PeerSpec, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +109,13 @@ class RemoveRoute:
 
 Step = (
     RemoveIdentities
-    | RemovePeer
+    | RemovePeers
     | NarrowPeer
     | ApplyPolicy
     | PutIdentities
     | RemoveAddress
     | AddAddress
-    | SetPeer
+    | SetPeers
     | SetOutside
     | AddRoute
     | RemoveRoute
@@ -123,12 +128,14 @@ def desired(
     endpoints: Mapping[str, Endpoint],
     coordinator: frozenset[Address],
     own_key: str = "",
+    preshared: Mapping[str, PresharedKey] = NONE,
 ) -> Desired:
     """What CONFIG asks of the interface.
 
     endpoints    resolved, by the text in the configuration; a name that is missing did not resolve
     coordinator  its addresses, which stay outside the tunnel
     own_key      this node's public key: a peer with it is a fault, ZtError
+    preshared    this node's preshared keys, by the peer's public key
     """
     peers: dict[str, PeerSpec] = {}
     owner: dict[str, str] = {}
@@ -147,6 +154,7 @@ def desired(
             endpoint=endpoints.get(peer.endpoint) if peer.endpoint else None,
             allowed_ips=frozenset(peer.allowed_ips),
             keepalive_s=peer.keepalive_s,
+            preshared_key=preshared.get(peer.public_key),
         )
     underlay = coordinator | {p.endpoint.address for p in peers.values() if p.endpoint}
     routes = frozenset(_route(prefix, underlay) for prefix in owner)
@@ -192,32 +200,46 @@ def _adds_rules(wanted: Desired, now: Observed) -> bool:
 
 
 def _removed_peers(wanted: Desired, now: Observed) -> Iterator[Step]:
-    for key, peer in sorted(now.wg.peers.items()):
-        kept = wanted.peers.get(key)
-        if kept is None:
-            yield RemovePeer(key)
-        elif peer.allowed_ips - kept.allowed_ips:
-            yield NarrowPeer(
-                PeerSpec(
-                    public_key=key,
-                    endpoint=None,
-                    allowed_ips=peer.allowed_ips & kept.allowed_ips,
-                    keepalive_s=peer.keepalive_s,
-                )
-            )
+    gone = sorted(now.wg.peers.keys() - wanted.peers.keys())
+    if gone:
+        yield RemovePeers(tuple(gone))
+    for key, peer in sorted(wanted.peers.items()):
+        there = now.wg.peers.get(key)
+        if there is not None and (leaving := there.allowed_ips - peer.allowed_ips):
+            yield NarrowPeer(key, leaving)
 
 
 def _set_peers(wanted: Desired, now: Observed, before: Desired | None) -> Iterator[Step]:
-    for key, peer in sorted(wanted.peers.items()):
-        there = now.wg.peers.get(key)
-        last = before.peers.get(key) if before else None
-        if there is None or _differs(peer, there, last):
-            yield SetPeer(peer)
+    changed = tuple(
+        peer
+        for key, peer in sorted(wanted.peers.items())
+        if _differs(peer, now.wg.peers.get(key), before.peers.get(key) if before else None)
+    )
+    if changed:
+        yield SetPeers(changed)
 
 
-def _differs(peer: PeerSpec, there: WgPeer, last: PeerSpec | None) -> bool:
-    if peer.keepalive_s != there.keepalive_s or peer.allowed_ips - there.allowed_ips:
+def _differs(peer: PeerSpec, there: WgPeer | None, last: PeerSpec | None) -> bool:
+    if there is None or peer.allowed_ips - there.allowed_ips:
+        return True
+    if peer.keepalive_s != there.keepalive_s or peer.preshared_key != there.preshared_key:
         return True
     if peer.endpoint is None:
         return False
     return peer.endpoint != (last.endpoint if last else there.endpoint)
+
+
+def astray(wanted: Desired, wg: WgState) -> frozenset[str]:
+    """The public keys of the peers that are not what was meant, one way or the other.
+
+    Where a peer is now is no part of it: it may roam.
+    """
+    return frozenset(
+        key
+        for key in wanted.peers.keys() | wg.peers.keys()
+        if _meant(wanted.peers.get(key)) != _meant(wg.peers.get(key))
+    )
+
+
+def _meant(peer: PeerSpec | WgPeer | None) -> object:
+    return peer and (peer.allowed_ips, peer.keepalive_s, peer.preshared_key)

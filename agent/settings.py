@@ -69,13 +69,15 @@ def _check_age(value: float) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireGuardSettings:
-    """mtu in bytes; endpoint: HOST:PORT that others dial, None: nobody dials this node."""
+    """mtu in bytes; endpoint: HOST:PORT that others dial, None: nobody dials this node;
+    preshared_keys: a file (agent/wireguard/preshared.py), None: no peer has one."""
 
     interface: str = field(default="wg0", check=_check_interface)
     backend: Literal["auto", "kernel", "userspace"] = field(default="auto")
     listen_port: int = field(default=51820, check=_check_port)
     endpoint: str | None = field(default=None, check=check_endpoint)
     mtu: int = field(default=1420, check=_check_mtu)
+    preshared_keys: str | None = field(default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,6 +99,7 @@ def _live(peer: WgPeer | None) -> dict[str, Any]:
             "last_handshake_at": None,
             "rx_bytes": 0,
             "tx_bytes": 0,
+            "has_preshared_key": False,
         }
     at = peer.last_handshake_at
     return {
@@ -107,6 +108,7 @@ def _live(peer: WgPeer | None) -> dict[str, Any]:
         "last_handshake_at": _rfc3339(at) if at else None,
         "rx_bytes": peer.rx_bytes,
         "tx_bytes": peer.tx_bytes,
+        "has_preshared_key": peer.preshared_key is not None,
     }
 
 

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from agent import host, reconcile
@@ -26,9 +27,11 @@ from agent.keys import NodeKey
 from agent.owner import Owner, owned
 from agent.reconcile import Desired, Observed, Step
 from agent.settings import Settings
+from agent.wireguard import preshared
 from agent.wireguard.backend import Address, Backend, Endpoint, WgPeer, WgState
 from agent.wireguard.choose import open_backend
 from agent.wireguard.links import FWMARK, Links
+from agent.wireguard.preshared import PresharedKey
 from ztlab.errors import HostUnfit, ZtError
 from ztlab.model.config import NodeConfig
 from ztlab.model.verdict import AuthzMode, Hook
@@ -58,6 +61,7 @@ class Synchronizer:
         self._key = key
         self._marks, self._limits = marks, limits
         self._interface = settings.wireguard.interface
+        self._preshared = self._read_preshared()
         self.owner = Owner("sync")
         self._links = self.owner.run(Links)
         self._backend: Backend | None = None
@@ -183,7 +187,11 @@ class Synchronizer:
             raise ZtError("the agent is stopping")
         state = self.compiled(config)
         wanted = reconcile.desired(
-            config, endpoints=endpoints, coordinator=outside, own_key=self._key.public_key
+            config,
+            endpoints=endpoints,
+            coordinator=outside,
+            own_key=self._key.public_key,
+            preshared=self._preshared,
         )
         try:
             self._carry_out(config, wanted, state)
@@ -203,9 +211,12 @@ class Synchronizer:
         for step in reconcile.plan(wanted, self._observed(), before=self._applied):
             log.debug("%s", step)
             self._do(step, state)
-        missing = self._observed().wg.peers.keys() ^ wanted.peers.keys()
-        if missing:
-            raise ZtError(f"{self._interface} does not have the peers it should: {len(missing)}")
+        astray = reconcile.astray(wanted, self._wg.state())
+        if astray:
+            raise ZtError(
+                f"{self._interface} does not have what it was told: {len(astray)} peers differ",
+                hint="does somebody else change it (wg, wg-quick)?",
+            )
 
     def _do(self, step: Step, state: DatapathState) -> None:
         match step:
@@ -215,12 +226,12 @@ class Synchronizer:
                 self._dp.apply_policy(state)
             case reconcile.PutIdentities():
                 self._dp.put_identities(state)
-            case reconcile.RemovePeer(public_key):
-                self._wg.remove_peer(public_key)
-            case reconcile.NarrowPeer(peer):
-                self._wg.set_peer(peer, replace_allowed_ips=True)
-            case reconcile.SetPeer(peer):
-                self._wg.set_peer(peer, replace_allowed_ips=False)
+            case reconcile.RemovePeers(public_keys):
+                self._wg.remove_peers(public_keys)
+            case reconcile.NarrowPeer(public_key, prefixes):
+                self._wg.remove_prefixes(public_key, prefixes)
+            case reconcile.SetPeers(peers):
+                self._wg.set_peers(peers)
             case reconcile.RemoveAddress(prefix):
                 self._links.remove_address(self._interface, prefix)
             case reconcile.AddAddress(prefix):
@@ -262,6 +273,27 @@ class Synchronizer:
     def _coordinator_addresses(self) -> frozenset[Address]:
         coordinator = self._settings.coordinator
         return host.addresses_of(coordinator.url) if coordinator else frozenset()
+
+    # --- preshared keys ---
+
+    def _read_preshared(self) -> Mapping[str, PresharedKey]:
+        path = self._settings.wireguard.preshared_keys
+        return preshared.load(Path(path)) if path else {}
+
+    def reload_preshared(self) -> None:
+        """Read their file again and give the peers what it says; ZtError, and all stays as it was,
+        where it cannot be read or applied."""
+        self._take_preshared(self._read_preshared())
+
+    @owned
+    def _take_preshared(self, found: Mapping[str, PresharedKey]) -> None:
+        before, self._preshared = self._preshared, found
+        try:
+            if self._config is not None:
+                self._apply(self._config, self._endpoints, self._outside)
+        except Exception:
+            self._preshared = before
+            raise
 
     # --- the local switches ---
 
@@ -358,10 +390,11 @@ class Synchronizer:
         if self._applied is None or self._is_closed:
             return False
         peers = self._wg.state().peers
-        for peer in self._handshakes.late(time.monotonic(), self._applied.peers.values(), peers):
+        late = self._handshakes.late(time.monotonic(), self._applied.peers.values(), peers)
+        for peer in late:
             log.debug("first handshake with %s is late: making it anew", peer.endpoint)
-            self._wg.remove_peer(peer.public_key)
-            self._wg.set_peer(peer, replace_allowed_ips=True)
+            self._wg.remove_peers((peer.public_key,))
+            self._wg.set_peers((peer,))
         return self._handshakes.is_waiting
 
     # --- what others may know ---

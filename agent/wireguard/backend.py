@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Literal, Protocol
 
+from agent.wireguard.preshared import PresharedKey
 from ztlab.errors import ZtError
 
 Address = IPv4Address | IPv6Address
@@ -29,15 +32,17 @@ class Endpoint:
 class PeerSpec:
     """What a peer shall be.
 
-    endpoint     None: it calls us, or its name did not resolve
-    allowed_ips  prefixes in canonical text form
-    keepalive_s  0: none
+    endpoint       None: it calls us, or its name did not resolve
+    allowed_ips    prefixes in canonical text form
+    keepalive_s    0: none
+    preshared_key  None: none
     """
 
     public_key: str
     endpoint: Endpoint | None
     allowed_ips: frozenset[str]
     keepalive_s: int
+    preshared_key: PresharedKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,7 @@ class WgPeer:
     last_handshake_at: float
     rx_bytes: int
     tx_bytes: int
+    preshared_key: PresharedKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +81,7 @@ class Route:
 
 
 class Backend(Protocol):
-    """One WireGuard interface. Errors are ZtErrors; a private key is in none of them."""
+    """One WireGuard interface. Errors are ZtErrors; no private or preshared key is in them."""
 
     @property
     def kind(self) -> Literal["kernel", "userspace"]:
@@ -90,16 +96,23 @@ class Backend(Protocol):
         """Set what belongs to the interface itself."""
         ...
 
-    def set_peer(self, peer: PeerSpec, *, replace_allowed_ips: bool) -> None:
-        """Add or change one peer.
+    def set_peers(self, peers: Iterable[PeerSpec]) -> None:
+        """Add or change peers, in this order.
 
-        Without `replace_allowed_ips` the given prefixes are added to those it has, which never
-        interrupts the others; an endpoint of None leaves the present one.
+        The prefixes are added to those a peer has, which never interrupts the others; an endpoint
+        of None leaves the present one; a preshared key of None removes it.
         """
         ...
 
-    def remove_peer(self, public_key: str) -> None:
-        """Remove one peer; no error where there is none."""
+    def remove_prefixes(self, public_key: str, prefixes: Iterable[str]) -> None:
+        """Take prefixes from a peer; those it keeps are in force all the while.
+
+        A prefix that it does not have may be taken from whoever has it.
+        """
+        ...
+
+    def remove_peers(self, public_keys: Iterable[str]) -> None:
+        """Remove peers; no error where there is none."""
         ...
 
     def state(self) -> WgState:
@@ -123,6 +136,20 @@ def port_taken(interface: str, listen_port: int, why: str) -> ZtError:
     )
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def canonical_prefix(text: str) -> str:
-    """`10.0.0.1/32` however a WireGuard spells it."""
+    """`10.0.0.1/32` however a WireGuard spells it; cached: all are read again each second."""
     return str(ip_network(text, strict=False))
+
+
+def nobodys_key() -> str:
+    """A public key whose private half nobody has any more: of a peer that only lives to be removed.
+
+    Where a WireGuard cannot take a prefix from a peer by itself, one gives it to such a peer, which
+    moves it in one step (the documented stealing of AllowedIPs), and removes that one. To list the
+    peer's other prefixes anew instead would leave it without them for as long as that takes.
+    """
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    public = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    return base64.b64encode(public).decode()

@@ -1,28 +1,59 @@
 """The kernel's WireGuard, through pyroute2's generic netlink.
 
-pyroute2 0.9 takes one peer per `set`, has no flag to replace all peers, and answers `info` with
-several messages, each with some of the peers; a peer whose AllowedIPs do not fit is continued in
-the next message. So changes are incremental, and readings are merged by public key.
+pyroute2 brings the socket and the device's attributes; the peers, many in one message, are packed
+and read by `messages`. Changes are incremental: nobody is ever listed anew.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from dataclasses import replace
-from ipaddress import ip_address
 from typing import Any, Literal
 
-from pyroute2 import WireGuard
+from pyroute2.netlink import (
+    NLA_F_NESTED,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    genlmsg,
+    nla_base_string,
+)
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.generic import GenericNetlinkSocket
+from pyroute2.netlink.generic import wireguard as uapi
 
-from agent.wireguard.backend import Endpoint, PeerSpec, WgPeer, WgState, canonical_prefix
+from agent.wireguard.backend import PeerSpec, WgState, nobodys_key
 from agent.wireguard.links import Links
+from agent.wireguard.messages import (
+    PEER_REMOVE,
+    PEER_UPDATE_ONLY,
+    PREFIX_REMOVE,
+    PeerChange,
+    batches,
+    merged,
+)
+from agent.wireguard.preshared import KEY_BYTES
 from ztlab.errors import HostUnfit, ZtError
 
 KIND = "wireguard"
-# A netlink attribute holds 64 KiB; a prefix takes up to 44 bytes in it (family, address, length).
-PREFIXES_PER_MESSAGE = 500
+READINGS = 20  # at most, of a dump that the changes of others interrupt
+
+
+class _PackedPeers(nla_base_string):  # type: ignore[misc]
+    """WGDEVICE_A_PEERS as bytes: made and read by `messages`, not attribute by attribute."""
+
+    __slots__ = ()
+    nla_flags = NLA_F_NESTED
+
+
+class DeviceMessage(genlmsg):  # type: ignore[misc]
+    """pyroute2's wgmsg, but for the peers."""
+
+    prefix = uapi.wgmsg.prefix
+    nla_map = (*uapi.wgmsg.nla_map[:-1], ("WGDEVICE_A_PEERS", "packed_peers"))
+    parse_wg_key = uapi.wgmsg.parse_wg_key
+    packed_peers = _PackedPeers
 
 
 class KernelWireGuard:
@@ -34,6 +65,7 @@ class KernelWireGuard:
         self._interface = interface
         self._links = links
         self._netlink: Any = None
+        self._removes_prefixes = True  # until this kernel says that it cannot
 
     def open(self) -> None:
         """Make the link, or adopt the one that is there.
@@ -60,35 +92,63 @@ class KernelWireGuard:
                 f"there is already an interface {self._interface} of type {found or 'unknown'}",
                 hint="remove it, or set another [wireguard] interface",
             )
-        self._netlink = WireGuard()
+        self._netlink = GenericNetlinkSocket()
+        self._netlink.bind(uapi.WG_GENL_NAME, DeviceMessage)
 
     def configure(self, *, private_key: str, listen_port: int, fwmark: int) -> None:
-        self._set(private_key=private_key, listen_port=listen_port, fwmark=fwmark)
+        self._set(
+            "private key, port and fwmark",
+            WGDEVICE_A_PRIVATE_KEY=private_key,
+            WGDEVICE_A_LISTEN_PORT=listen_port,
+            WGDEVICE_A_FWMARK=fwmark,
+        )
 
-    def set_peer(self, peer: PeerSpec, *, replace_allowed_ips: bool) -> None:
-        message: dict[str, Any] = {
-            "public_key": peer.public_key,
-            "persistent_keepalive": peer.keepalive_s,
-            "replace_allowed_ips": replace_allowed_ips,
-        }
-        if peer.endpoint is not None:
-            message["endpoint_addr"] = str(peer.endpoint.address)
-            message["endpoint_port"] = peer.endpoint.port
-        prefixes = sorted(peer.allowed_ips)
-        self._set(peer=message | {"allowed_ips": prefixes[:PREFIXES_PER_MESSAGE]})
-        for start in range(PREFIXES_PER_MESSAGE, len(prefixes), PREFIXES_PER_MESSAGE):
-            more = prefixes[start : start + PREFIXES_PER_MESSAGE]
-            self._set(peer={"public_key": peer.public_key, "allowed_ips": more})
+    def set_peers(self, peers: Iterable[PeerSpec]) -> None:
+        self._change(_as_change(peer) for peer in peers)
 
-    def remove_peer(self, public_key: str) -> None:
-        self._set(peer={"public_key": public_key, "remove": True})
+    def remove_peers(self, public_keys: Iterable[str]) -> None:
+        self._change(PeerChange(public_key=key, flags=PEER_REMOVE) for key in public_keys)
+
+    def remove_prefixes(self, public_key: str, prefixes: Iterable[str]) -> None:
+        leaving = tuple(sorted(prefixes))
+        if self._removes_prefixes and self._take(public_key, leaving):
+            return
+        self._removes_prefixes = False
+        nobody = nobodys_key()
+        self._change(
+            (
+                PeerChange(public_key=nobody, prefixes=leaving),
+                PeerChange(public_key=nobody, flags=PEER_REMOVE),
+            )
+        )
+
+    def _take(self, public_key: str, prefixes: tuple[str, ...]) -> bool:
+        """False where this kernel does not know the flag for it, which it says with EINVAL, since
+        it reads attributes strictly; it has changed nothing then."""
+        change = PeerChange(
+            public_key=public_key,
+            flags=PEER_UPDATE_ONLY,
+            prefixes=prefixes,
+            prefix_flags=PREFIX_REMOVE,
+        )
+        try:
+            for peers in batches((change,)):
+                self._request(WGDEVICE_A_PEERS=peers)
+        except NetlinkError as error:
+            if error.code in (errno.EINVAL, errno.EOPNOTSUPP):
+                return False
+            raise self._refused("peers", error) from None
+        return True
 
     def state(self) -> WgState:
         try:
-            messages = list(self._opened.info(self._interface))
+            for _ in range(READINGS):
+                dump = self._dump()
+                if not any(m["header"]["flags"] & NLM_F_DUMP_INTR for m in dump):
+                    return _state(dump)
         except NetlinkError as error:
-            raise ZtError(f"cannot read {self._interface}: {error}") from error
-        return merged(messages)
+            raise ZtError(f"cannot read {self._interface}: {error.args[1]}") from error
+        raise ZtError(f"cannot read {self._interface}: somebody changes it all the while")
 
     def is_alive(self) -> bool:
         return self._links.kind(self._interface) == KIND
@@ -105,49 +165,59 @@ class KernelWireGuard:
             raise ZtError(f"the interface {self._interface} is not open")
         return self._netlink
 
-    def _set(self, **what: Any) -> None:
+    def _change(self, changes: Iterable[PeerChange]) -> None:
+        for peers in batches(changes):
+            self._set("peers", WGDEVICE_A_PEERS=peers)
+
+    def _set(self, what: str, **attributes: Any) -> None:
         try:
-            self._opened.set(self._interface, **what)
+            self._request(**attributes)
         except NetlinkError as error:
-            # The message says what was set, by name only: a private key is among the values.
-            raise ZtError(
-                f"cannot set {', '.join(what)} of {self._interface}: {error.args[1]}"
-            ) from None
+            raise self._refused(what, error) from None
+
+    def _refused(self, what: str, error: NetlinkError) -> ZtError:
+        """Says what was set, by name only: there are secrets among the values."""
+        return ZtError(f"cannot set {what} of {self._interface}: {error.args[1]}")
+
+    def _request(self, **attributes: Any) -> None:
+        message = self._message(uapi.WG_CMD_SET_DEVICE)
+        message["attrs"] += [[name, value] for name, value in attributes.items()]
+        netlink = self._opened
+        netlink.nlm_request(message, msg_type=netlink.prid, msg_flags=NLM_F_REQUEST | NLM_F_ACK)
+
+    def _dump(self) -> list[Any]:
+        netlink = self._opened
+        message = self._message(uapi.WG_CMD_GET_DEVICE)
+        flags = NLM_F_REQUEST | NLM_F_DUMP
+        return list(netlink.nlm_request(message, msg_type=netlink.prid, msg_flags=flags))
+
+    def _message(self, command: int) -> Any:
+        message = DeviceMessage()
+        message["cmd"] = command
+        message["version"] = uapi.WG_GENL_VERSION
+        message["attrs"] = [["WGDEVICE_A_IFNAME", self._interface]]
+        return message
 
 
-def merged(messages: Iterable[Any]) -> WgState:
-    """One state of all messages of a dump."""
+def _as_change(peer: PeerSpec) -> PeerChange:
+    key = peer.preshared_key
+    return PeerChange(
+        public_key=peer.public_key,
+        preshared_key=key.reveal() if key else bytes(KEY_BYTES),
+        endpoint=peer.endpoint,
+        keepalive_s=peer.keepalive_s,
+        prefixes=tuple(sorted(peer.allowed_ips)),
+    )
+
+
+def _state(dump: list[Any]) -> WgState:
+    """One state of all messages of a dump; only the first has what belongs to the interface."""
     public_key, listen_port = "", 0
-    peers: dict[str, WgPeer] = {}
-    for message in messages:
+    for message in dump:
         public_key = _text(message.get_attr("WGDEVICE_A_PUBLIC_KEY")) or public_key
         listen_port = message.get_attr("WGDEVICE_A_LISTEN_PORT") or listen_port
-        for entry in message.get_attr("WGDEVICE_A_PEERS") or ():
-            key = _text(entry.get_attr("WGPEER_A_PUBLIC_KEY"))
-            prefixes = frozenset(
-                canonical_prefix(prefix["addr"])
-                for prefix in entry.get_attr("WGPEER_A_ALLOWEDIPS") or ()
-            )
-            known = peers.get(key)
-            if known is None:
-                peers[key] = _peer(entry, prefixes)
-            else:
-                peers[key] = replace(known, allowed_ips=known.allowed_ips | prefixes)
-    return WgState(public_key=public_key, listen_port=listen_port, peers=peers)
-
-
-def _peer(entry: Any, prefixes: frozenset[str]) -> WgPeer:
-    endpoint = entry.get_attr("WGPEER_A_ENDPOINT")
-    handshake = entry.get_attr("WGPEER_A_LAST_HANDSHAKE_TIME") or {"tv_sec": 0, "tv_nsec": 0}
-    return WgPeer(
-        endpoint=endpoint
-        and Endpoint(address=ip_address(endpoint["addr"]), port=int(endpoint["port"])),
-        allowed_ips=prefixes,
-        keepalive_s=entry.get_attr("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") or 0,
-        last_handshake_at=handshake["tv_sec"] + handshake["tv_nsec"] / 1e9,
-        rx_bytes=entry.get_attr("WGPEER_A_RX_BYTES") or 0,
-        tx_bytes=entry.get_attr("WGPEER_A_TX_BYTES") or 0,
-    )
+    values = (message.get_attr("WGDEVICE_A_PEERS") or b"" for message in dump)
+    return WgState(public_key=public_key, listen_port=listen_port, peers=merged(values))
 
 
 def _text(value: bytes | str | None) -> str:

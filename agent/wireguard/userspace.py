@@ -27,9 +27,11 @@ from agent.wireguard.backend import (
     WgPeer,
     WgState,
     canonical_prefix,
+    nobodys_key,
     port_taken,
 )
 from agent.wireguard.links import Links
+from agent.wireguard.preshared import KEY_BYTES, from_raw
 from ztlab.errors import DeadlineExceeded, HostUnfit, ZtError
 
 PROGRAM = "wireguard-go"
@@ -37,6 +39,17 @@ SOCKET_DIR = Path("/var/run/wireguard")
 START_S = 5.0  # from start to an answering socket; measured: 0.03 s
 STOP_S = 1.0  # from SIGTERM to the end of the process
 ANSWER_S = 5.0  # for one request
+
+
+class _Refusal(ZtError):
+    """An answer with an error (a positive errno).
+
+    Names only the kind of request: its values may hold a private or a preshared key.
+    """
+
+    def __init__(self, kind: str, code: int) -> None:
+        super().__init__(f"{PROGRAM} refused {kind}: {os.strerror(code)}")
+        self.code = code
 
 
 class UserspaceWireGuard:
@@ -49,6 +62,7 @@ class UserspaceWireGuard:
         self._links = links
         self._socket = SOCKET_DIR / f"{interface}.sock"
         self._child: subprocess.Popen[bytes] | None = None
+        self._removes_prefixes = True  # until this wireguard-go says that it cannot
 
     def open(self) -> None:
         """Start wireguard-go, or adopt the one that still answers on its socket."""
@@ -103,19 +117,38 @@ class UserspaceWireGuard:
         except ZtError as error:
             raise port_taken(self._interface, listen_port, str(error)) from error
 
-    def set_peer(self, peer: PeerSpec, *, replace_allowed_ips: bool) -> None:
-        lines = [f"public_key={_hex(peer.public_key)}"]
-        if replace_allowed_ips:
-            lines.append("replace_allowed_ips=true")
-        if peer.endpoint is not None:
-            lines.append(f"endpoint={peer.endpoint}")
-        lines += [f"allowed_ip={prefix}" for prefix in sorted(peer.allowed_ips)]
-        # Last: wireguard-go sends the first keepalive when it comes to this line.
-        lines.append(f"persistent_keepalive_interval={peer.keepalive_s}")
-        self._set(*lines)
+    def set_peers(self, peers: Iterable[PeerSpec]) -> None:
+        self._set(*(line for peer in peers for line in _peer_lines(peer)))
 
-    def remove_peer(self, public_key: str) -> None:
-        self._set(f"public_key={_hex(public_key)}", "remove=true")
+    def remove_peers(self, public_keys: Iterable[str]) -> None:
+        self._set(*(line for key in public_keys for line in _removal(key)))
+
+    def remove_prefixes(self, public_key: str, prefixes: Iterable[str]) -> None:
+        leaving = sorted(prefixes)
+        if self._removes_prefixes and self._take(public_key, leaving):
+            return
+        self._removes_prefixes = False
+        nobody = nobodys_key()
+        self._set(
+            f"public_key={_hex(nobody)}",
+            *(f"allowed_ip={prefix}" for prefix in leaving),
+            *_removal(nobody),
+        )
+
+    def _take(self, public_key: str, prefixes: list[str]) -> bool:
+        """False where this wireguard-go does not know "-" before a prefix, which it says with
+        EINVAL; it has changed nothing then."""
+        try:
+            self._set(
+                f"public_key={_hex(public_key)}",
+                "update_only=true",
+                *(f"allowed_ip=-{prefix}" for prefix in prefixes),
+            )
+        except _Refusal as error:
+            if error.code == errno.EINVAL:
+                return False
+            raise
+        return True
 
     def state(self) -> WgState:
         return parsed(self._ask(["get=1"]))
@@ -181,9 +214,24 @@ class UserspaceWireGuard:
             ) from None
         code = int(dict(answer).get("errno", errno.ECONNRESET))  # none: it died meanwhile
         if code:
-            # Only the kind of request: its values may hold a private key.
-            raise ZtError(f"{PROGRAM} refused {lines[0]}: {os.strerror(abs(code))}")
+            raise _Refusal(lines[0], abs(code))
         return answer
+
+
+def _peer_lines(peer: PeerSpec) -> Iterator[str]:
+    key = peer.preshared_key
+    yield f"public_key={_hex(peer.public_key)}"
+    yield f"preshared_key={(key.reveal() if key else bytes(KEY_BYTES)).hex()}"
+    if peer.endpoint is not None:
+        yield f"endpoint={peer.endpoint}"
+    for prefix in sorted(peer.allowed_ips):
+        yield f"allowed_ip={prefix}"
+    # Last: wireguard-go sends the first keepalive when it comes to this line.
+    yield f"persistent_keepalive_interval={peer.keepalive_s}"
+
+
+def _removal(public_key: str) -> tuple[str, str]:
+    return f"public_key={_hex(public_key)}", "remove=true"
 
 
 def _pairs(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -225,6 +273,7 @@ def _peer(values: dict[str, str], prefixes: set[str]) -> WgPeer:
         last_handshake_at=seconds + nanoseconds / 1e9,
         rx_bytes=int(values.get("rx_bytes", "0")),
         tx_bytes=int(values.get("tx_bytes", "0")),
+        preshared_key=from_raw(bytes.fromhex(values.get("preshared_key", ""))),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,14 @@ import pytest
 from ztlab.lab import state, teardown
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def has_wireguard_go(request: pytest.FixtureRequest) -> None:
+    """The marker is content with either WireGuard; what runs with kind "userspace" needs this."""
+    params = getattr(request.node, "callspec", None)
+    if params and params.params.get("kind") == "userspace" and not shutil.which("wireguard-go"):
+        pytest.skip("needs wireguard: wireguard-go is not installed")
 
 
 @pytest.fixture

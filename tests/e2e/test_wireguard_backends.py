@@ -6,93 +6,29 @@ Each test runs once per backend; the one that this machine does not have is skip
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
-from agent.keys import NodeKey
-from agent.wireguard.backend import Backend, Endpoint, PeerSpec, WgPeer
 from agent.wireguard.choose import open_backend
-from agent.wireguard.kernel import KernelWireGuard
-from agent.wireguard.links import FWMARK, Links
-from agent.wireguard.userspace import UserspaceWireGuard
+from agent.wireguard.links import Links
 from tests.e2e.isolation import isolated
+from tests.e2e.wireguards import (
+    MAKERS,
+    add,
+    both,
+    interface,
+    new_key,
+    spec,
+    wait_for,
+)
 from ztlab.errors import HostUnfit
 
 pytestmark = pytest.mark.root
-
-both = pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param("kernel", marks=pytest.mark.kernel_wireguard),
-        pytest.param("userspace", marks=pytest.mark.wireguard),
-    ],
-)
-MAKERS: dict[str, Callable[[str, Links], Backend]] = {
-    "kernel": KernelWireGuard,
-    "userspace": UserspaceWireGuard,
-}
-
-
-@pytest.fixture(autouse=True)
-def _has_wireguard_go(request: pytest.FixtureRequest) -> None:
-    """The marker is content with either WireGuard; the userspace runs need this one."""
-    params = getattr(request.node, "callspec", None)
-    if params and params.params.get("kind") == "userspace" and not shutil.which("wireguard-go"):
-        pytest.skip("needs wireguard: wireguard-go is not installed")
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> float:
-    """Seconds until CONDITION holds; fails after SECONDS."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() < began + seconds, "it did not come to that"
-        time.sleep(0.005)
-    return time.monotonic() - began
-
-
-@contextmanager
-def interface(kind: str, name: str = "wg0", port: int = 51820) -> Iterator[tuple[Backend, NodeKey]]:
-    """An interface that is up, and its key."""
-    with ExitStack() as stack:
-        links = Links()
-        stack.callback(links.close)
-        backend = MAKERS[kind](name, links)
-        backend.open()
-        stack.callback(backend.close)
-        key = NodeKey(os.urandom(32))
-        backend.configure(private_key=key.private_key(), listen_port=port, fwmark=FWMARK)
-        links.set_up(name, mtu=1420, listen_port=port)
-        yield backend, key
-
-
-def new_key() -> str:
-    return NodeKey(os.urandom(32)).public_key
-
-
-def spec(
-    key: str, *prefixes: str, port: int | None = None, keepalive_s: int = 0, host: str = "127.0.0.1"
-) -> PeerSpec:
-    endpoint = None if port is None else Endpoint(address=ip_address(host), port=port)
-    return PeerSpec(
-        public_key=key,
-        endpoint=endpoint,
-        allowed_ips=frozenset(prefixes),
-        keepalive_s=keepalive_s,
-    )
-
-
-def add(backend: Backend, peer: PeerSpec) -> WgPeer:
-    backend.set_peer(peer, replace_allowed_ips=False)
-    return backend.state().peers[peer.public_key]
 
 
 @both
@@ -119,45 +55,20 @@ def test_what_was_set_is_read_back(kind: str) -> None:
 
 @both
 @isolated
-def test_prefixes_are_added_without_losing_others_and_replaced_where_asked(kind: str) -> None:
+def test_prefixes_are_added_without_losing_others(kind: str) -> None:
     with interface(kind) as (backend, _):
         key = new_key()
         add(backend, spec(key, "10.0.0.2/32"))
         assert add(backend, spec(key, "10.0.0.3/32")).allowed_ips == {"10.0.0.2/32", "10.0.0.3/32"}
-        backend.set_peer(spec(key, "10.0.0.3/32"), replace_allowed_ips=True)
-        assert backend.state().peers[key].allowed_ips == {"10.0.0.3/32"}
-
-
-@both
-@isolated
-def test_a_peer_with_more_prefixes_than_a_message_holds_has_them_all(kind: str) -> None:
-    with interface(kind) as (backend, _):
-        many = [f"10.{i >> 8}.{i & 255}.0/24" for i in range(2500)]
-        assert add(backend, spec(new_key(), *many)).allowed_ips == set(many)
-
-
-@both
-@isolated
-def test_many_peers_are_all_read_and_a_removed_one_is_gone(kind: str) -> None:
-    with interface(kind) as (backend, _):
-        keys = [new_key() for _ in range(200)]
-        for i, key in enumerate(keys):
-            backend.set_peer(spec(key, f"10.0.{i}.1/32"), replace_allowed_ips=False)
-        assert backend.state().peers.keys() == set(keys)
-        backend.remove_peer(keys[7])
-        backend.remove_peer(keys[7])  # nothing to do, no error
-        assert backend.state().peers.keys() == set(keys) - {keys[7]}
 
 
 @both
 @isolated
 def test_two_interfaces_shake_hands_and_say_when(kind: str) -> None:
     with interface(kind, "wg0", 1000) as (first, a), interface(kind, "wg1", 1001) as (second, b):
-        second.set_peer(spec(a.public_key, "10.0.0.1/32"), replace_allowed_ips=False)
+        second.set_peers([spec(a.public_key, "10.0.0.1/32")])
         before = time.time()
-        first.set_peer(
-            spec(b.public_key, "10.0.0.2/32", port=1001, keepalive_s=25), replace_allowed_ips=False
-        )
+        first.set_peers([spec(b.public_key, "10.0.0.2/32", port=1001, keepalive_s=25)])
         wait_for(lambda: first.state().peers[b.public_key].last_handshake_at > 0)
         peer = first.state().peers[b.public_key]
         assert before - 1 <= peer.last_handshake_at <= time.time() + 1
@@ -171,17 +82,17 @@ def test_two_interfaces_shake_hands_and_say_when(kind: str) -> None:
 def test_a_lost_initiation_is_not_repeated_at_once_but_a_new_peer_initiates(kind: str) -> None:
     """Why the agent makes late peers anew."""
     with interface(kind, "wg0", 1000) as (first, a), interface(kind, "wg1", 1001) as (second, b):
-        second.set_peer(spec(a.public_key, "10.0.0.1/32"), replace_allowed_ips=False)
+        second.set_peers([spec(a.public_key, "10.0.0.1/32")])
         peer = spec(b.public_key, "10.0.0.2/32", port=1001, keepalive_s=25)
         nowhere = spec(b.public_key, "10.0.0.2/32", port=1009, keepalive_s=25)
-        first.set_peer(nowhere, replace_allowed_ips=False)  # so the initiation is lost
+        first.set_peers([nowhere])  # so the initiation is lost
         wait_for(lambda: first.state().peers[b.public_key].tx_bytes > 0)
-        first.set_peer(peer, replace_allowed_ips=False)
+        first.set_peers([peer])
         time.sleep(0.5)
         assert first.state().peers[b.public_key].last_handshake_at == 0.0  # control
 
-        first.remove_peer(b.public_key)
-        first.set_peer(peer, replace_allowed_ips=True)
+        first.remove_peers([b.public_key])
+        first.set_peers([peer])
 
         assert wait_for(lambda: first.state().peers[b.public_key].last_handshake_at > 0) < 1.0
 

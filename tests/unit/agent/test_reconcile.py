@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from agent import reconcile
 from agent.reconcile import Desired, Observed, plan
 from agent.wireguard.backend import Endpoint, PeerSpec, Route, WgPeer, WgState
+from agent.wireguard.preshared import PresharedKey
 from ztlab.errors import ZtError
 from ztlab.model.config import NodeConfig, Peer, Self
 
 KEYS = [f"key-{i}" for i in range(4)]
 PREFIXES = [f"10.0.0.{i}/32" for i in range(6)]
+SECRETS = [PresharedKey(bytes([i]) * 32) for i in (1, 2)]
 REAL_KEYS = [
     "0E9VJWbEeQxxGzyd8XfTCKbW+OKhE7Jbs0N3hcEsWVM=",
     "tPpaPBCVYkpsLUgKD8s8ZGjzIp+ZuqjF6gZ4wM2zpyw=",
@@ -27,9 +29,19 @@ def endpoint(last: int) -> Endpoint:
     return Endpoint(address=ip_address(f"192.0.2.{last}"), port=51820)
 
 
-def spec(key: str, *prefixes: str, at: Endpoint | None = None, keepalive_s: int = 0) -> PeerSpec:
+def spec(
+    key: str,
+    *prefixes: str,
+    at: Endpoint | None = None,
+    keepalive_s: int = 0,
+    secret: PresharedKey | None = None,
+) -> PeerSpec:
     return PeerSpec(
-        public_key=key, endpoint=at, allowed_ips=frozenset(prefixes), keepalive_s=keepalive_s
+        public_key=key,
+        endpoint=at,
+        allowed_ips=frozenset(prefixes),
+        keepalive_s=keepalive_s,
+        preshared_key=secret,
     )
 
 
@@ -65,10 +77,10 @@ class Host:
     def live_prefixes(self) -> set[str]:
         return {prefix for peer in self.peers.values() for prefix in peer.allowed_ips}
 
-    def set_peer(self, peer: PeerSpec, *, replaces: bool) -> None:
+    def set_peer(self, peer: PeerSpec) -> None:
         self.touched.add(peer.public_key)
         there = self.peers.get(peer.public_key)
-        kept = frozenset[str]() if replaces or there is None else there.allowed_ips
+        kept = frozenset[str]() if there is None else there.allowed_ips
         for key, other in self.peers.items():
             if key != peer.public_key and other.allowed_ips & peer.allowed_ips:
                 self.stolen.append(key)
@@ -79,6 +91,7 @@ class Host:
             last_handshake_at=0.0,
             rx_bytes=0,
             tx_bytes=0,
+            preshared_key=peer.preshared_key,
         )
 
     def do(self, step: reconcile.Step, final: Desired) -> None:
@@ -93,12 +106,17 @@ class Host:
                 self.policy += 1
             case reconcile.PutIdentities():
                 self.identities |= everyone
-            case reconcile.RemovePeer(key):
-                del self.peers[key]
-            case reconcile.NarrowPeer(peer):
-                self.set_peer(peer, replaces=True)
-            case reconcile.SetPeer(peer):
-                self.set_peer(peer, replaces=False)
+            case reconcile.RemovePeers(keys):
+                for key in keys:
+                    del self.peers[key]
+            case reconcile.NarrowPeer(key, prefixes):
+                self.touched.add(key)
+                there = self.peers[key]
+                assert prefixes <= there.allowed_ips, "it would be taken from somebody else"
+                self.peers[key] = replace(there, allowed_ips=there.allowed_ips - prefixes)
+            case reconcile.SetPeers(peers):
+                for peer in peers:
+                    self.set_peer(peer)
             case reconcile.AddAddress(prefix):
                 self.addresses.add(prefix)
             case reconcile.RemoveAddress(prefix):
@@ -127,6 +145,7 @@ def networks(draw: st.DrawFn) -> Desired:
             *(p for p, owner in zip(PREFIXES, owners, strict=True) if owner == key),
             at=draw(st.sampled_from([None, endpoint(1), endpoint(2)])),
             keepalive_s=draw(st.sampled_from([0, 25])),
+            secret=draw(st.sampled_from([None, *SECRETS])),
         )
         for key in draw(st.sets(st.sampled_from(KEYS)))
     ]
@@ -144,6 +163,7 @@ def test_any_change_ends_in_what_was_wanted(first: Desired, second: Desired) -> 
     assert {k: p.allowed_ips for k, p in host.peers.items()} == {
         k: p.allowed_ips for k, p in second.peers.items()
     }
+    assert not reconcile.astray(second, host.observed().wg)
     assert host.addresses == second.addresses
     assert host.routes == second.routes
     assert host.stolen == [], "a prefix was moved by WireGuard, not by us"
@@ -199,7 +219,7 @@ def test_a_prefix_that_moves_leaves_before_it_arrives() -> None:
     kinds = [type(step).__name__ for step in steps]
     assert kinds.index("RemoveIdentities") < kinds.index("NarrowPeer")
     assert kinds.index("NarrowPeer") < kinds.index("ApplyPolicy") < kinds.index("PutIdentities")
-    assert kinds.index("PutIdentities") < kinds.index("SetPeer")
+    assert kinds.index("PutIdentities") < kinds.index("SetPeers")
     assert host.stolen == []
 
 
@@ -215,6 +235,54 @@ def test_a_peer_that_roams_is_left_where_it_is() -> None:
 
     run(host, wanted(spec("key-0", PREFIXES[0], at=endpoint(2))), before)
     assert host.peers["key-0"].endpoint == endpoint(2)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        spec("key-0", PREFIXES[0]),
+        spec("key-0", PREFIXES[0], secret=SECRETS[1]),
+        spec("key-0", PREFIXES[0], PREFIXES[1], secret=SECRETS[0]),
+        spec("key-0", secret=SECRETS[0]),
+        spec("key-0", PREFIXES[0], secret=SECRETS[0], keepalive_s=1),
+        spec("key-1", PREFIXES[0], secret=SECRETS[0]),
+    ],
+    ids=["no secret", "another secret", "more", "less", "keepalive", "another peer"],
+)
+def test_whatever_was_read_back_and_not_meant_is_astray(other: PeerSpec) -> None:
+    meant = wanted(spec("key-0", PREFIXES[0], secret=SECRETS[0]))
+    host = Host()
+    run(host, meant, None)
+    assert reconcile.astray(meant, host.observed().wg) == frozenset()
+    host.peers.clear()
+
+    host.set_peer(other)
+
+    assert "key-0" in reconcile.astray(meant, host.observed().wg)
+
+
+def test_many_new_peers_are_one_step_and_so_are_many_that_go() -> None:
+    host = Host()
+    many = wanted(*(spec(f"key-{i}", f"10.0.{i}.0/24") for i in range(100)))
+    steps = run(host, many, None)
+    assert sum(isinstance(step, reconcile.SetPeers) for step in steps) == 1
+    steps = run(host, wanted(), many)
+    assert sum(isinstance(step, reconcile.RemovePeers) for step in steps) == 1
+    assert host.peers == {}
+
+
+def test_preshared_keys_go_to_the_peers_they_name_and_to_nobody_else() -> None:
+    result = reconcile.desired(
+        config(peer("b", REAL_KEYS[0], "10.1.0.2/32"), peer("c", REAL_KEYS[1], "10.1.0.3/32")),
+        endpoints={},
+        coordinator=frozenset(),
+        preshared={REAL_KEYS[0]: SECRETS[0], "a stranger": SECRETS[1]},
+    )
+    secrets = {key: spec.preshared_key for key, spec in result.peers.items()}
+    assert secrets == {REAL_KEYS[0]: SECRETS[0], REAL_KEYS[1]: None}
+    assert SECRETS[0].reveal().hex() not in repr(result) and str(SECRETS[0].reveal()) not in str(
+        result
+    )
 
 
 def config(*peers: Peer) -> NodeConfig:

@@ -14,16 +14,18 @@ import pytest
 from agent.keys import NodeKey
 from agent.wireguard import userspace
 from agent.wireguard.backend import Endpoint
+from agent.wireguard.preshared import PresharedKey
 from agent.wireguard.userspace import parsed
 from ztlab.errors import ZtError
 
 PRIVATE = bytes(range(32))
 PEER = bytes(range(1, 33))
+SECRET = bytes(range(3, 35))
 ANSWER = f"""private_key={PRIVATE.hex()}
 listen_port=51820
 fwmark=2676
 public_key={PEER.hex()}
-preshared_key={bytes(32).hex()}
+preshared_key={SECRET.hex()}
 protocol_version=1
 endpoint=[2001:db8::1]:51820
 last_handshake_time_sec=10
@@ -34,6 +36,7 @@ persistent_keepalive_interval=25
 allowed_ip=10.0.0.1/32
 allowed_ip=fd00::1/128
 public_key={bytes(range(2, 34)).hex()}
+preshared_key={bytes(32).hex()}
 endpoint=192.0.2.7:1
 last_handshake_time_sec=0
 last_handshake_time_nsec=0
@@ -55,6 +58,8 @@ def test_an_answer_is_read_whole() -> None:
     assert first.allowed_ips == {"10.0.0.1/32", "fd00::1/128"}
     assert (first.keepalive_s, first.last_handshake_at) == (25, 10.25)
     assert (first.rx_bytes, first.tx_bytes) == (92, 148)
+    assert first.preshared_key == PresharedKey(SECRET)
+    assert second.preshared_key is None  # zeros mean none
     assert second.endpoint == Endpoint(address=ip_address("192.0.2.7"), port=1)
     assert second.allowed_ips == frozenset() and second.last_handshake_at == 0.0
 
@@ -81,4 +86,4 @@ def test_an_answer_that_breaks_off_is_a_failure(
 
         threading.Thread(target=die_at_once, daemon=True).start()
         with pytest.raises(ZtError, match="refused set=1"):
-            backend.remove_peer(base64.b64encode(PEER).decode())
+            backend.remove_peers([base64.b64encode(PEER).decode()])
