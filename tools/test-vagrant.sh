@@ -74,6 +74,10 @@ begin() {
     vagrant box list | grep -q '^ztlab/debian ' ||
         vagrant box add --name ztlab/debian "$work/zt.box" >/dev/null || return 1
     vagrant destroy -f >/dev/null # what a run that was killed left behind
+    local name # and what vagrant has forgotten: the libvirtd is ours alone
+    for name in $(virsh --connect qemu:///system list --all --name); do
+        virsh --connect qemu:///system undefine --remove-all-storage "$name" >/dev/null || return 1
+    done
 }
 
 # up MACHINE...: without the hundreds of lines of a progress bar.
