@@ -143,11 +143,12 @@ def canonical_prefix(text: str) -> str:
 
 
 def nobodys_key() -> str:
-    """A public key whose private half nobody has any more: of a peer that only lives to be removed.
+    """A public key whose private half nobody has any more, of a peer that lives only to be removed.
 
-    Where a WireGuard cannot take a prefix from a peer by itself, one gives it to such a peer, which
-    moves it in one step (the documented stealing of AllowedIPs), and removes that one. To list the
-    peer's other prefixes anew instead would leave it without them for as long as that takes.
+    It takes along the prefixes that another peer shall lose: they move to it in one step (the
+    documented stealing of AllowedIPs). To list those that stay anew would leave the other peer
+    without them for as long as that takes, and the flags for taking a single prefix away came late
+    (Linux 6.16, wireguard-go of 2025).
     """
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 

@@ -27,8 +27,6 @@ from agent.wireguard.backend import PeerSpec, WgState, nobodys_key
 from agent.wireguard.links import Links
 from agent.wireguard.messages import (
     PEER_REMOVE,
-    PEER_UPDATE_ONLY,
-    PREFIX_REMOVE,
     PeerChange,
     batches,
     merged,
@@ -65,7 +63,6 @@ class KernelWireGuard:
         self._interface = interface
         self._links = links
         self._netlink: Any = None
-        self._removes_prefixes = True  # until this kernel says that it cannot
 
     def open(self) -> None:
         """Make the link, or adopt the one that is there.
@@ -110,35 +107,13 @@ class KernelWireGuard:
         self._change(PeerChange(public_key=key, flags=PEER_REMOVE) for key in public_keys)
 
     def remove_prefixes(self, public_key: str, prefixes: Iterable[str]) -> None:
-        leaving = tuple(sorted(prefixes))
-        if self._removes_prefixes and self._take(public_key, leaving):
-            return
-        self._removes_prefixes = False
         nobody = nobodys_key()
         self._change(
             (
-                PeerChange(public_key=nobody, prefixes=leaving),
+                PeerChange(public_key=nobody, prefixes=tuple(sorted(prefixes))),
                 PeerChange(public_key=nobody, flags=PEER_REMOVE),
             )
         )
-
-    def _take(self, public_key: str, prefixes: tuple[str, ...]) -> bool:
-        """False where this kernel does not know the flag for it, which it says with EINVAL, since
-        it reads attributes strictly; it has changed nothing then."""
-        change = PeerChange(
-            public_key=public_key,
-            flags=PEER_UPDATE_ONLY,
-            prefixes=prefixes,
-            prefix_flags=PREFIX_REMOVE,
-        )
-        try:
-            for peers in batches((change,)):
-                self._request(WGDEVICE_A_PEERS=peers)
-        except NetlinkError as error:
-            if error.code in (errno.EINVAL, errno.EOPNOTSUPP):
-                return False
-            raise self._refused("peers", error) from None
-        return True
 
     def state(self) -> WgState:
         try:
@@ -173,11 +148,8 @@ class KernelWireGuard:
         try:
             self._request(**attributes)
         except NetlinkError as error:
-            raise self._refused(what, error) from None
-
-    def _refused(self, what: str, error: NetlinkError) -> ZtError:
-        """Says what was set, by name only: there are secrets among the values."""
-        return ZtError(f"cannot set {what} of {self._interface}: {error.args[1]}")
+            # Says what was set, by name only: there are secrets among the values.
+            raise ZtError(f"cannot set {what} of {self._interface}: {error.args[1]}") from None
 
     def _request(self, **attributes: Any) -> None:
         message = self._message(uapi.WG_CMD_SET_DEVICE)

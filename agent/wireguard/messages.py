@@ -19,13 +19,12 @@ from agent.wireguard.backend import Endpoint, WgPeer, canonical_prefix
 from agent.wireguard.preshared import PresharedKey, from_raw
 from ztlab.errors import ZtError
 
-PEER_REMOVE, PEER_UPDATE_ONLY = 1 << 0, 1 << 2  # WGPEER_F_REMOVE_ME, WGPEER_F_UPDATE_ONLY
-PREFIX_REMOVE = 1 << 0  # WGALLOWEDIP_F_REMOVE_ME, since Linux 6.16
+PEER_REMOVE = 1 << 0  # WGPEER_F_REMOVE_ME
 # WGPEER_A_*
 _PUBLIC_KEY, _PRESHARED_KEY, _FLAGS, _ENDPOINT, _KEEPALIVE, _HANDSHAKE, _RX, _TX, _PREFIXES = range(
     1, 10
 )
-_FAMILY, _ADDRESS, _LENGTH, _PREFIX_FLAGS = range(1, 5)  # WGALLOWEDIP_A_*
+_FAMILY, _ADDRESS, _LENGTH = range(1, 4)  # WGALLOWEDIP_A_*
 # All peers of a message lie in one attribute, whose length has 16 bits.
 MESSAGE_BYTES = 60_000
 
@@ -41,7 +40,6 @@ class PeerChange:
 
     preshared_key  its 32 bytes, zeros for none; None: leave it
     keepalive_s    None: leave it
-    prefix_flags   for each of the prefixes
     """
 
     public_key: str
@@ -50,7 +48,6 @@ class PeerChange:
     endpoint: Endpoint | None = None
     keepalive_s: int | None = None
     prefixes: tuple[str, ...] = ()
-    prefix_flags: int = 0
 
 
 def batches(changes: Iterable[PeerChange]) -> Iterator[bytes]:
@@ -78,11 +75,10 @@ def _parts(change: PeerChange) -> Iterator[tuple[bytes, list[bytes]]]:
     size = len(head) + _PEER_OVERHEAD
     part: list[bytes] = []
     for prefix in change.prefixes:
-        packed = _packed_prefix(prefix, change.prefix_flags)
+        packed = _packed_prefix(prefix)
         if size + len(packed) > MESSAGE_BYTES:
             yield head, part
-            kept = change.flags & PEER_UPDATE_ONLY
-            head, part = _head(PeerChange(public_key=change.public_key, flags=kept)), []
+            head, part = _head(PeerChange(public_key=change.public_key)), []
             size = len(head) + _PEER_OVERHEAD
         part.append(packed)
         size += len(packed)
@@ -126,7 +122,7 @@ def _family(address: IPv4Address | IPv6Address) -> int:
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _packed_prefix(prefix: str, flags: int) -> bytes:
+def _packed_prefix(prefix: str) -> bytes:
     address, _, length = prefix.partition("/")
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     parts = [
@@ -134,8 +130,6 @@ def _packed_prefix(prefix: str, flags: int) -> bytes:
         _attribute(_ADDRESS, socket.inet_pton(family, address)),
         _attribute(_LENGTH, bytes([int(length)])),
     ]
-    if flags:
-        parts.append(_attribute(_PREFIX_FLAGS, struct.pack("=I", flags)))
     return _attribute(_NESTED, b"".join(parts))
 
 

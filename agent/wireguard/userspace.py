@@ -41,17 +41,6 @@ STOP_S = 1.0  # from SIGTERM to the end of the process
 ANSWER_S = 5.0  # for one request
 
 
-class _Refusal(ZtError):
-    """An answer with an error (a positive errno).
-
-    Names only the kind of request: its values may hold a private or a preshared key.
-    """
-
-    def __init__(self, kind: str, code: int) -> None:
-        super().__init__(f"{PROGRAM} refused {kind}: {os.strerror(code)}")
-        self.code = code
-
-
 class UserspaceWireGuard:
     """A tun device with wireguard-go behind it."""
 
@@ -62,12 +51,17 @@ class UserspaceWireGuard:
         self._links = links
         self._socket = SOCKET_DIR / f"{interface}.sock"
         self._child: subprocess.Popen[bytes] | None = None
-        self._removes_prefixes = True  # until this wireguard-go says that it cannot
 
     def open(self) -> None:
         """Start wireguard-go, or adopt the one that still answers on its socket."""
         if self._adopt():
             return
+        if self._listener() is not None:
+            raise HostUnfit(
+                f"a {PROGRAM} answers on {self._socket}, and its {self._interface} is not here",
+                hint="it belongs to another network namespace: set another [wireguard] interface, "
+                f"or give this one a {SOCKET_DIR} of its own",
+            )
         program = shutil.which(PROGRAM)
         if program is None:
             raise HostUnfit(
@@ -124,31 +118,12 @@ class UserspaceWireGuard:
         self._set(*(line for key in public_keys for line in _removal(key)))
 
     def remove_prefixes(self, public_key: str, prefixes: Iterable[str]) -> None:
-        leaving = sorted(prefixes)
-        if self._removes_prefixes and self._take(public_key, leaving):
-            return
-        self._removes_prefixes = False
         nobody = nobodys_key()
         self._set(
             f"public_key={_hex(nobody)}",
-            *(f"allowed_ip={prefix}" for prefix in leaving),
+            *(f"allowed_ip={prefix}" for prefix in sorted(prefixes)),
             *_removal(nobody),
         )
-
-    def _take(self, public_key: str, prefixes: list[str]) -> bool:
-        """False where this wireguard-go does not know "-" before a prefix, which it says with
-        EINVAL; it has changed nothing then."""
-        try:
-            self._set(
-                f"public_key={_hex(public_key)}",
-                "update_only=true",
-                *(f"allowed_ip=-{prefix}" for prefix in prefixes),
-            )
-        except _Refusal as error:
-            if error.code == errno.EINVAL:
-                return False
-            raise
-        return True
 
     def state(self) -> WgState:
         return parsed(self._ask(["get=1"]))
@@ -161,11 +136,13 @@ class UserspaceWireGuard:
     def close(self) -> None:
         """End wireguard-go, which takes its interface along, and see that both are gone."""
         pid = self._listener()  # ours or a predecessor's, and never a number that was used again
-        if pid is not None:
+        if pid:  # 0: it lives in a PID namespace that we cannot see into
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_S
-        while self.is_alive() and time.monotonic() < deadline:
+        while (self.is_alive() or (pid and self._listener() == pid)) and (
+            time.monotonic() < deadline
+        ):
             time.sleep(0.005)
         if self._child is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -214,7 +191,8 @@ class UserspaceWireGuard:
             ) from None
         code = int(dict(answer).get("errno", errno.ECONNRESET))  # none: it died meanwhile
         if code:
-            raise _Refusal(lines[0], abs(code))
+            # Only the kind of request: its values may hold a private or a preshared key.
+            raise ZtError(f"{PROGRAM} refused {lines[0]}: {os.strerror(abs(code))}")
         return answer
 
 

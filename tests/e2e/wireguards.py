@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shlex
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import TypeVar
 
 import pytest
 
 from agent.keys import NodeKey
+from agent.owner import Owner
 from agent.wireguard.backend import Backend, Endpoint, PeerSpec, WgPeer
 from agent.wireguard.kernel import KernelWireGuard
 from agent.wireguard.links import FWMARK, Links
 from agent.wireguard.preshared import PresharedKey
 from agent.wireguard.userspace import UserspaceWireGuard
 from ztlab.lab.pace import scaled
+
+T = TypeVar("T")
+_CLONE_NEWNET = 0x40000000  # sched.h
+_libc = ctypes.CDLL(None, use_errno=True)
 
 both = pytest.mark.parametrize(
     "kind",
@@ -90,3 +100,98 @@ def has_shaken_hands(backend: Backend, key: str) -> bool:
     """Is there a peer with KEY that ever completed a handshake?"""
     peer = backend.state().peers.get(key)
     return peer is not None and peer.last_handshake_at > 0
+
+
+class Inside:
+    """A thread that lives in a network namespace, and does there what it is told.
+
+    `netns` as `ip netns` names it; "": where we are. Another thread's pyroute2 socket is of no use.
+    """
+
+    def __init__(self, netns: str = "") -> None:
+        self.netns = netns
+        self._owner = Owner(netns or "here")
+        if netns:
+            self._owner.run(self._enter)
+
+    def _enter(self) -> None:
+        with open(f"/run/netns/{self.netns}") as namespace:
+            if _libc.setns(namespace.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+
+    def call(self, what: Callable[[], T]) -> T:
+        return self._owner.run(what)
+
+    def sh(self, command: str, *, check: bool = False) -> subprocess.CompletedProcess[str]:
+        return self.call(
+            lambda: subprocess.run(
+                shlex.split(command), check=check, capture_output=True, text=True, timeout=60
+            )
+        )
+
+    def stop(self) -> None:
+        self._owner.stop()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One end of a tunnel, in a thread and a namespace of its own."""
+
+    inside: Inside
+    backend: Backend
+    key: NodeKey
+    port: int
+
+    def run(self, what: Callable[[Backend], T]) -> T:
+        return self.inside.call(lambda: what(self.backend))
+
+    def sh(self, command: str) -> subprocess.CompletedProcess[str]:
+        return self.inside.sh(command)
+
+
+@contextmanager
+def side(kind: str, name: str, port: int, address: str, netns: str = "") -> Iterator[Side]:
+    """An end, with an address and a way into the tunnel for 10.9.0.0/16."""
+    inside = Inside(netns)
+    made = interface(kind, name, port)
+    try:
+        backend, key = inside.call(made.__enter__)
+        try:
+            for command in (
+                f"ip address add {address}/32 dev {name}",
+                f"ip route add 10.9.0.0/16 dev {name}",
+            ):
+                inside.sh(command, check=True)
+            yield Side(inside=inside, backend=backend, key=key, port=port)
+        finally:
+            inside.call(lambda: made.__exit__(None, None, None))
+    finally:
+        inside.stop()
+
+
+def cable() -> None:
+    """A namespace `far` at the other end of a cable: 198.18.0.1 here, 198.18.0.2 there."""
+    for command in (
+        "ip netns add far",
+        "ip link add cable type veth peer name cable netns far",
+        "ip address add 198.18.0.1/24 dev cable",
+        "ip link set cable up",
+        "ip -n far address add 198.18.0.2/24 dev cable",
+        "ip -n far link set cable up",
+        "ip -n far link set lo up",
+    ):
+        subprocess.run(command.split(), check=True)
+
+
+@contextmanager
+def tunnel(kind: str) -> Iterator[tuple[Side, Side]]:
+    """wg0 here with 10.9.0.1, and wg1 in the namespace `far` with 10.9.0.2; the first dials."""
+    cable()
+    with (
+        side(kind, "wg0", 1000, "10.9.0.1") as near,
+        side(kind, "wg1", 1001, "10.9.0.2", "far") as far,
+    ):
+        far.run(lambda b: b.set_peers([spec(near.key.public_key, "10.9.0.1/32")]))
+        dialled = spec(far.key.public_key, "10.9.0.2/32", port=1001, host="198.18.0.2")
+        near.run(lambda b: b.set_peers([dialled]))
+        yield near, far

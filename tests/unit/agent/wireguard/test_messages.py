@@ -72,7 +72,7 @@ def prefixes(*texts: str) -> list[dict[str, Any]]:
 def test_a_peer_is_packed_as_pyroute2_would_read_it(endpoint: Endpoint) -> None:
     change = PeerChange(
         public_key=KEY,
-        flags=messages.PEER_UPDATE_ONLY,
+        flags=messages.PEER_REMOVE,
         preshared_key=SECRET,
         endpoint=endpoint,
         keepalive_s=25,
@@ -82,7 +82,7 @@ def test_a_peer_is_packed_as_pyroute2_would_read_it(endpoint: Endpoint) -> None:
     (peer,) = as_pyroute2_reads(batch)
     assert peer.get_attr("WGPEER_A_PUBLIC_KEY") == KEY.encode()
     assert peer.get_attr("WGPEER_A_PRESHARED_KEY") == base64.b64encode(SECRET)
-    assert peer.get_attr("WGPEER_A_FLAGS") == messages.PEER_UPDATE_ONLY
+    assert peer.get_attr("WGPEER_A_FLAGS") == messages.PEER_REMOVE
     at = peer.get_attr("WGPEER_A_ENDPOINT")
     assert (at["addr"], at["port"]) == (str(endpoint.address), endpoint.port)
     assert peer.get_attr("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") == 25
@@ -95,17 +95,6 @@ def test_what_is_to_be_left_alone_is_not_mentioned() -> None:
     (peer,) = as_pyroute2_reads(batch)
     names = {name for name, _ in peer["attrs"]}
     assert names == {"WGPEER_A_PUBLIC_KEY", "WGPEER_A_FLAGS"}
-
-
-def test_a_prefix_that_is_to_go_carries_the_flag_that_says_so() -> None:
-    change = PeerChange(
-        public_key=KEY, prefixes=("10.0.0.1/32",), prefix_flags=messages.PREFIX_REMOVE
-    )
-    (batch,) = batches([change])
-    (plain,) = batches([PeerChange(public_key=KEY, prefixes=("10.0.0.1/32",))])
-    # WGALLOWEDIP_A_FLAGS (4), a u32, behind the rest of the prefix; pyroute2 does not know it.
-    flag = (8).to_bytes(2, "little") + (4).to_bytes(2, "little") + (1).to_bytes(4, "little")
-    assert batch.endswith(flag) and len(batch) == len(plain) + len(flag)
 
 
 @settings(max_examples=30)  # tens of thousands of prefixes in some
