@@ -7,6 +7,7 @@ and read by `messages`. Changes are incremental: nobody is ever listed anew.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -33,6 +34,9 @@ from agent.wireguard.messages import (
 )
 from agent.wireguard.preshared import KEY_BYTES
 from ztlab.errors import HostUnfit, ZtError
+
+# At debug it logs every message whole: private and preshared keys among them.
+logging.getLogger("pyroute2").setLevel(logging.INFO)
 
 KIND = "wireguard"
 READINGS = 20  # at most, of a dump that the changes of others interrupt

@@ -119,7 +119,9 @@ class Node:
         path.write_text(yaml.safe_dump(dict(config)))
         return path
 
-    def start_agent(self, config: Mapping[str, Any], *, wait: bool = True) -> None:
+    def start_agent(
+        self, config: Mapping[str, Any], *, wait: bool = True, verbose: bool = False
+    ) -> None:
         values = {
             "name": self.name,
             "state_dir": str(self.directory / "state"),
@@ -135,6 +137,7 @@ class Node:
         toml.write_text("\n".join(lines) + "\n")
         program = [str(BIN / "zt-agent"), "run", "--config", str(toml)]
         program += ["--standalone", str(self.write(config))]
+        program += ["--verbose"] if verbose else []
         with open(self.directory / "agent.log", "ab") as log:
             self._agent = subprocess.Popen(self.command(*program), stdout=log, stderr=log)
         if wait:
