@@ -22,7 +22,7 @@ from tests.e2e.test_agent_standalone import BOB, config, pair
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
 MTU = 1420
-RULES = [
+RULES: list[dict[str, Any]] = [
     {"id": "tcp", "from": "alice", "to": "bob", "proto": "tcp", "ports": [8080], "action": "allow"},
     {"id": "udp", "from": "alice", "to": "bob", "proto": "udp", "ports": [8080], "action": "allow"},
     {"id": "ping", "from": "*", "to": "*", "proto": "icmp", "action": "allow"},
