@@ -18,6 +18,7 @@ from ztlab.model.verdict import Hook
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
+SCHEMA = 2  # of all maps together: it names the folder that they are pinned in
 PROGRAMS = {Hook.INGRESS: "zt_ingress", Hook.EGRESS: "zt_egress"}
 TAG_ANY = 0xFFFFFFFF  # `*` in a policy key
 EPOCH_SHIFT = 8
@@ -28,6 +29,9 @@ ANY_PROTOCOL = 0xFF
 ECHO_PORT = 8
 JUDGED_RULE_SHIFT = 8
 JUDGED_EPOCH_SHIFT = 32
+FRAG_PIECES = 3
+QUOTA_FRACTION = 16
+RULE_ID_BYTES = 64
 
 
 class ConfigWord(IntEnum):
@@ -45,6 +49,7 @@ class PolicyFlag(IntFlag):
     SLOT = 1
     DEFAULT_ALLOW = 2
     CLIENT = 4
+    QUOTAS = 8
 
 
 class Logging(IntEnum):
@@ -88,6 +93,13 @@ class FlowFlag(IntFlag):
     FIN_SOURCE = 2
     FIN_OTHER = 4
     RESET = 8
+
+
+class FragFlag(IntFlag):
+    """The state bits of a packet in fragments."""
+
+    TRACKED = 1
+    POISONED = 2
 
 
 class EventFlag(IntFlag):
@@ -201,6 +213,59 @@ class Flow(Record):
     ]
 
 
+class FragKey(Record):
+    _fields_ = [
+        ("source", _Address),
+        ("destination", _Address),
+        ("id", ctypes.c_uint32),
+        ("family", ctypes.c_uint8),
+        ("protocol", ctypes.c_uint8),
+        ("origin", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8),
+    ]
+
+
+class Frag(Record):
+    _fields_ = [
+        ("created_ns", ctypes.c_uint64),
+        ("source_port", ctypes.c_uint16),
+        ("destination_port", ctypes.c_uint16),
+        ("covered", ctypes.c_uint16),
+        ("total", ctypes.c_uint16),
+        ("from", ctypes.c_uint16 * FRAG_PIECES),
+        ("to", ctypes.c_uint16 * FRAG_PIECES),
+        ("protocol", ctypes.c_uint8),
+        ("flags", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8 * 2),
+    ]
+
+
+class Quota(Record):
+    _fields_ = [
+        ("rate", ctypes.c_uint64),
+        ("burst", ctypes.c_uint64),
+        ("full_at", ctypes.c_uint64),
+    ]
+
+
+class RuleKey(Record):
+    _fields_ = [("slot", ctypes.c_uint32), ("rule", ctypes.c_uint32)]
+
+
+class RuleId(Record):
+    _fields_ = [("id", ctypes.c_char * RULE_ID_BYTES)]
+
+
+class RuleTotal(Record):
+    _fields_ = [
+        ("packets", ctypes.c_uint64),
+        ("bytes", ctypes.c_uint64),
+        ("epoch", ctypes.c_uint32),
+        ("action", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8 * 3),
+    ]
+
+
 class StatsKey(Record):
     _fields_ = [
         ("tag", ctypes.c_uint32),
@@ -250,6 +315,12 @@ STRUCTURES: dict[str, type[Record]] = {
     "zt_policy_value": PolicyValue,
     "zt_flow_key": FlowKey,
     "zt_flow": Flow,
+    "zt_frag_key": FragKey,
+    "zt_frag": Frag,
+    "zt_quota": Quota,
+    "zt_rule_key": RuleKey,
+    "zt_rule_id": RuleId,
+    "zt_rule_total": RuleTotal,
     "zt_stats_key": StatsKey,
     "zt_stats": Stats,
     "zt_event": Event,
@@ -263,6 +334,11 @@ MAPS: dict[str, tuple[type[Any], type[Any]]] = {
     "zt_pairs": (PairKey, ctypes.c_uint32),
     "zt_policy": (PolicyKey, PolicyValue),
     "zt_flows": (FlowKey, Flow),
+    "zt_frags": (FragKey, Frag),
+    "zt_quotas": (ctypes.c_uint32, Quota),
+    "zt_rules": (RuleKey, Stats),
+    "zt_names": (RuleKey, RuleId),
+    "zt_totals": (RuleId, RuleTotal),
     "zt_stats": (StatsKey, Stats),
     "zt_log": (ctypes.c_uint32, ctypes.c_uint64),
 }

@@ -10,6 +10,9 @@
 
 #include <linux/types.h>
 
+/* Rises with every change of a map's layout or meaning: it names the folder that maps are pinned in. */
+#define ZT_SCHEMA 2
+
 /* ztlab/model/verdict.py */
 enum zt_verdict {
 	ZT_ALLOWED = 1,
@@ -65,6 +68,7 @@ enum zt_config_word {
 #define ZT_POLICY_SLOT 1u          /* which half of zt_policy and zt_pairs is in force */
 #define ZT_POLICY_DEFAULT_ALLOW 2u /* what happens when no rule matches */
 #define ZT_POLICY_CLIENT 4u        /* no identities, no policy: only replies come in */
+#define ZT_POLICY_QUOTAS 8u        /* zt_quotas is not empty */
 #define ZT_EPOCH_SHIFT 8           /* the epoch has 32 bits, of which 0 means "never judged" */
 
 /* zt_ids, zt_nets: whose address is it? */
@@ -161,6 +165,64 @@ struct zt_flow {
 	__u8 flags;
 	__u8 pad[6];
 	__u64 reserved[4];
+};
+
+/* zt_frags: of which conversation is this later fragment? By all that a destination reassembles by,
+ * and by where it came from. */
+struct zt_frag_key {
+	__u32 source[4];
+	__u32 destination[4];
+	__u32 id;
+	__u8 family;
+	__u8 protocol; /* 0 with IPv6, where only the first fragment's counts */
+	__u8 origin;
+	__u8 pad;
+};
+enum zt_frag_flag {
+	ZT_FRAG_TRACKED = 1,  /* the packet belongs to a flow, or would if there were one */
+	ZT_FRAG_POISONED = 2, /* two fragments overlapped: no other passes */
+};
+#define ZT_FRAG_PIECES 3
+/* What is covered so far, in units of 8 bytes, of the packet behind its IP header: all before
+ * `covered`, and pieces beyond it from `from` up to, not including, `to` (both 0: none). */
+struct zt_frag {
+	__u64 created_ns;
+	__u16 source_port; /* as in the key of the first fragment's flow, its end first */
+	__u16 destination_port;
+	__u16 covered;
+	__u16 total; /* 0 while the last fragment was not seen */
+	__u16 from[ZT_FRAG_PIECES];
+	__u16 to[ZT_FRAG_PIECES];
+	__u8 protocol;
+	__u8 flags;
+	__u8 pad[2];
+};
+
+/* zt_quotas: how much may come from this identity? A token bucket by the source's tag, kept as the
+ * one time at which it would be full again, so that one store takes tokens and refills at once. */
+struct zt_quota {
+	__u64 rate;    /* bytes per second, not 0 */
+	__u64 burst;   /* bytes */
+	__u64 full_at; /* in 1 / ZT_QUOTA_FRACTION nanoseconds */
+};
+#define ZT_QUOTA_FRACTION 16
+
+/* zt_rules: what did this rule decide? Per CPU; a rule is named as in zt_policy. What a policy that
+ * is gone counted is in zt_totals, by the rule's id; zt_names says which id a number has. Programs do
+ * not read these two: they live here because they must live as long as the counters. */
+struct zt_rule_key {
+	__u32 slot;
+	__u32 rule; /* index + 1 in written order */
+};
+struct zt_rule_id {
+	char id[64]; /* zeros behind it */
+};
+struct zt_rule_total {
+	__u64 packets;
+	__u64 bytes;
+	__u32 epoch;  /* of the last policy whose count was added; its own count may still be there */
+	__u8 action; /* enum zt_action */
+	__u8 pad[3];
 };
 
 /* zt_stats: one pair of counters per identity, hook and verdict. */

@@ -45,6 +45,11 @@ const volatile struct zt_load zt_load SEC(".rodata.zt_load") = {
 #define ZT_MAX_POLICY 262144
 #define ZT_MAX_FLOWS 65536
 #define ZT_MAX_STATS 16384
+#define ZT_MAX_FRAGS 4096
+#define ZT_MAX_QUOTAS 4096
+#define ZT_MAX_RULES 131072
+#define ZT_MAX_NAMES 131072
+#define ZT_MAX_TOTALS 131072
 #define ZT_RING_PAGES 256
 
 #endif

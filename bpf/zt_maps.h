@@ -26,6 +26,23 @@
  *   miss    a new conversation
  *   full    the least recently used goes; where even that fails, map_full
  *
+ * zt_frags: of which conversation is this later fragment?
+ *   writer  kernel, at the first fragment
+ *   miss    the first was not seen: fragment
+ *   full    the least recently used goes
+ *
+ * zt_quotas: how much may come from this identity?
+ *   writer  agent: rate and burst; kernel: how full the bucket is
+ *   miss    as much as it likes
+ *   full    the agent refuses the whole configuration
+ *
+ * zt_rules: packets and bytes per rule, per CPU.
+ *   writer  kernel; the agent deletes what a policy counted that is no longer in force
+ *   full    the packet goes its way and is counted in zt_log[ZT_UNCOUNTED]
+ *
+ * zt_names, zt_totals: what the numbers in zt_rules are called, and what they were before.
+ *   writer  agent; the programs never look
+ *
  * zt_stats: packets and bytes per identity, hook and verdict, per CPU.
  *   writer  kernel
  *   full    the packet goes its way and is counted in zt_log[ZT_UNCOUNTED]
@@ -45,6 +62,14 @@ BPF_F_TABLE("hash", struct zt_pair_key, __u32, zt_pairs, ZT_MAX_PAIRS, BPF_F_NO_
 BPF_F_TABLE("hash", struct zt_policy_key, struct zt_policy_value, zt_policy, ZT_MAX_POLICY,
 	    BPF_F_NO_PREALLOC);
 BPF_TABLE("lru_hash", struct zt_flow_key, struct zt_flow, zt_flows, ZT_MAX_FLOWS);
+BPF_TABLE("lru_hash", struct zt_frag_key, struct zt_frag, zt_frags, ZT_MAX_FRAGS);
+BPF_F_TABLE("hash", __u32, struct zt_quota, zt_quotas, ZT_MAX_QUOTAS, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("percpu_hash", struct zt_rule_key, struct zt_stats, zt_rules, ZT_MAX_RULES,
+	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct zt_rule_key, struct zt_rule_id, zt_names, ZT_MAX_NAMES,
+	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct zt_rule_id, struct zt_rule_total, zt_totals, ZT_MAX_TOTALS,
+	    BPF_F_NO_PREALLOC);
 BPF_TABLE("percpu_hash", struct zt_stats_key, struct zt_stats, zt_stats, ZT_MAX_STATS);
 BPF_PERCPU_ARRAY(zt_log, __u64, ZT_LOG_COUNTERS);
 BPF_PERCPU_ARRAY(zt_scratch, struct zt_passage, 1);
@@ -83,6 +108,31 @@ static __always_inline struct zt_flow *zt_flows_lookup(struct zt_flow_key *key)
 static __always_inline long zt_flows_update(struct zt_flow_key *key, struct zt_flow *flow)
 {
 	return zt_flows.update(key, flow);
+}
+
+static __always_inline struct zt_frag *zt_frags_lookup(struct zt_frag_key *key)
+{
+	return zt_frags.lookup(key);
+}
+
+static __always_inline long zt_frags_update(struct zt_frag_key *key, struct zt_frag *frag)
+{
+	return zt_frags.update(key, frag);
+}
+
+static __always_inline struct zt_quota *zt_quotas_lookup(__u32 *tag)
+{
+	return zt_quotas.lookup(tag);
+}
+
+static __always_inline struct zt_stats *zt_rules_lookup(struct zt_rule_key *key)
+{
+	return zt_rules.lookup(key);
+}
+
+static __always_inline long zt_rules_insert(struct zt_rule_key *key, struct zt_stats *zero)
+{
+	return zt_rules.insert(key, zero);
 }
 
 static __always_inline struct zt_stats *zt_stats_lookup(struct zt_stats_key *key)
@@ -167,6 +217,45 @@ struct {
 } zt_flows SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct zt_frag_key);
+	__type(value, struct zt_frag);
+	__uint(max_entries, ZT_MAX_FRAGS);
+} zt_frags SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);
+	__type(value, struct zt_quota);
+	__uint(max_entries, ZT_MAX_QUOTAS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} zt_quotas SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__type(key, struct zt_rule_key);
+	__type(value, struct zt_stats);
+	__uint(max_entries, ZT_MAX_RULES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} zt_rules SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct zt_rule_key);
+	__type(value, struct zt_rule_id);
+	__uint(max_entries, ZT_MAX_NAMES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} zt_names SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct zt_rule_id);
+	__type(value, struct zt_rule_total);
+	__uint(max_entries, ZT_MAX_TOTALS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} zt_totals SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__type(key, struct zt_stats_key);
 	__type(value, struct zt_stats);
@@ -225,6 +314,31 @@ static __always_inline struct zt_flow *zt_flows_lookup(struct zt_flow_key *key)
 static __always_inline long zt_flows_update(struct zt_flow_key *key, struct zt_flow *flow)
 {
 	return bpf_map_update_elem(&zt_flows, key, flow, BPF_ANY);
+}
+
+static __always_inline struct zt_frag *zt_frags_lookup(struct zt_frag_key *key)
+{
+	return bpf_map_lookup_elem(&zt_frags, key);
+}
+
+static __always_inline long zt_frags_update(struct zt_frag_key *key, struct zt_frag *frag)
+{
+	return bpf_map_update_elem(&zt_frags, key, frag, BPF_ANY);
+}
+
+static __always_inline struct zt_quota *zt_quotas_lookup(__u32 *tag)
+{
+	return bpf_map_lookup_elem(&zt_quotas, tag);
+}
+
+static __always_inline struct zt_stats *zt_rules_lookup(struct zt_rule_key *key)
+{
+	return bpf_map_lookup_elem(&zt_rules, key);
+}
+
+static __always_inline long zt_rules_insert(struct zt_rule_key *key, struct zt_stats *zero)
+{
+	return bpf_map_update_elem(&zt_rules, key, zero, BPF_NOEXIST);
 }
 
 static __always_inline struct zt_stats *zt_stats_lookup(struct zt_stats_key *key)

@@ -30,7 +30,7 @@ from agent.datapath.state import DatapathState, IdentityEntry
 from ztlab.errors import ZtError
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
-_PER_CPU = frozenset({"zt_stats", "zt_log"})
+_PER_CPU = frozenset({"zt_rules", "zt_stats", "zt_log"})
 _GENERATIONS_KEPT = 64
 _SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 

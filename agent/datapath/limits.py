@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Sizes of the maps, fixed when the programs are loaded. Only flows, statistics and the ring
-    take their memory at once (about 210 bytes a flow); the others as they fill.
+    """Sizes of the maps, fixed when the programs are loaded. Only flows, fragments, statistics and
+    the ring take their memory at once (about 210 bytes a flow); the others as they fill.
 
     ids         addresses of nodes: prefixes of full length
     nets        all other prefixes
     policy      compiled policy entries of one policy; a change needs twice as many for a moment
     pairs       pairs of identities that these entries speak of
     flows       conversations; beyond that the least recently used is forgotten
+    frags       packets in fragments whose later ones may still come
+    quotas      identities with a quota
+    rules       rules of one policy that decided something, each with its hits
     stats       counters: identities times hooks times verdicts that occurred
     ring_pages  pages of the event ring, a power of two
     """
@@ -24,6 +27,9 @@ class Limits:
     policy: int = 131072
     pairs: int = 32768
     flows: int = 65536
+    frags: int = 4096
+    quotas: int = 4096
+    rules: int = 65536
     stats: int = 16384
     ring_pages: int = 256
 

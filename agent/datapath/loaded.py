@@ -32,6 +32,11 @@ class Wanted:
             "zt_pairs": 2 * limits.pairs,
             "zt_policy": 2 * limits.policy,
             "zt_flows": limits.flows,
+            "zt_frags": limits.frags,
+            "zt_quotas": limits.quotas,
+            "zt_rules": 2 * limits.rules,
+            "zt_names": 2 * limits.rules,
+            "zt_totals": 2 * limits.rules,
             "zt_stats": limits.stats,
             "zt_events": limits.ring_pages * mmap.PAGESIZE,
         }

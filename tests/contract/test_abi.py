@@ -26,10 +26,15 @@ ENUMS: dict[str, tuple[str, type[IntEnum]]] = {
     "zt_action": ("ZT_ACTION_", abi.Action),
     "zt_origin": ("ZT_ORIGIN_", abi.Origin),
     "zt_flow_flag": ("ZT_FLOW_", abi.FlowFlag),  # type: ignore[dict-item]
+    "zt_frag_flag": ("ZT_FRAG_", abi.FragFlag),  # type: ignore[dict-item]
     "zt_event_flag": ("ZT_EVENT_", abi.EventFlag),  # type: ignore[dict-item]
     "zt_log_counter": ("ZT_", abi.LogCounter),
 }
 CONSTANTS = {
+    "ZT_SCHEMA": abi.SCHEMA,
+    "ZT_POLICY_QUOTAS": int(abi.PolicyFlag.QUOTAS),
+    "ZT_FRAG_PIECES": abi.FRAG_PIECES,
+    "ZT_QUOTA_FRACTION": abi.QUOTA_FRACTION,
     "ZT_FIRST_DROP": int(DROP_REASONS[0]),
     "ZT_TAG_UNKNOWN": TAG_UNKNOWN,
     "ZT_TAG_WORLD": TAG_WORLD,
