@@ -29,6 +29,7 @@ ANY_PROTOCOL = 0xFF
 ECHO_PORT = 8
 JUDGED_RULE_SHIFT = 8
 JUDGED_EPOCH_SHIFT = 32
+VOUCHED_TAG_SHIFT = 8
 FRAG_PIECES = 3
 QUOTA_FRACTION = 16
 RULE_ID_BYTES = 64
@@ -209,7 +210,8 @@ class Flow(Record):
         ("origin", ctypes.c_uint8),
         ("flags", ctypes.c_uint8),
         ("pad", ctypes.c_uint8 * 6),
-        ("reserved", ctypes.c_uint64 * 4),
+        ("vouched", ctypes.c_uint64 * 2),
+        ("reserved", ctypes.c_uint64 * 2),
     ]
 
 
@@ -336,7 +338,7 @@ MAPS: dict[str, tuple[type[Any], type[Any]]] = {
     "zt_flows": (FlowKey, Flow),
     "zt_frags": (FragKey, Frag),
     "zt_quotas": (ctypes.c_uint32, Quota),
-    "zt_rules": (RuleKey, Stats),
+    "zt_rules": (ctypes.c_uint32, Stats),
     "zt_names": (RuleKey, RuleId),
     "zt_totals": (RuleId, RuleTotal),
     "zt_stats": (StatsKey, Stats),

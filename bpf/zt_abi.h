@@ -153,6 +153,7 @@ enum zt_flow_flag {
  *   bits  0..7   ZT_ALLOWED, or the drop reason: then the entry is a tombstone */
 #define ZT_JUDGED_RULE_SHIFT 8
 #define ZT_JUDGED_EPOCH_SHIFT 32
+#define ZT_VOUCHED_TAG_SHIFT 8
 struct zt_flow {
 	__u64 created_ns;
 	__u64 last_ns; /* of the last packet that went on */
@@ -164,7 +165,12 @@ struct zt_flow {
 	__u8 origin;
 	__u8 flags;
 	__u8 pad[6];
-	__u64 reserved[4];
+	/* What was found of both ends, each in one word with the epoch (bits 32..63) it was found in:
+	 *   [0]  bits 8..31 tag of the end that began it; bits 0..7, by way and origin: packets of this
+	 *        way from there do not come from a stolen address
+	 *   [1]  bits 0..23 tag of the other end */
+	__u64 vouched[2];
+	__u64 reserved[2];
 };
 
 /* zt_frags: of which conversation is this later fragment? By all that a destination reassembles by,
@@ -187,7 +193,7 @@ enum zt_frag_flag {
  * `covered`, and pieces beyond it from `from` up to, not including, `to` (both 0: none). */
 struct zt_frag {
 	__u64 created_ns;
-	__u16 source_port; /* as in the key of the first fragment's flow, its end first */
+	__u16 source_port; /* the first fragment's, as in the key of its flow */
 	__u16 destination_port;
 	__u16 covered;
 	__u16 total; /* 0 while the last fragment was not seen */
@@ -207,9 +213,10 @@ struct zt_quota {
 };
 #define ZT_QUOTA_FRACTION 16
 
-/* zt_rules: what did this rule decide? Per CPU; a rule is named as in zt_policy. What a policy that
- * is gone counted is in zt_totals, by the rule's id; zt_names says which id a number has. Programs do
- * not read these two: they live here because they must live as long as the counters. */
+/* zt_rules: what did this rule decide? An array per CPU, at rule << 1 | slot, the rule's number being
+ * zt_policy's. What a policy that is gone counted is in zt_totals, by the rule's id; zt_names says which
+ * id a number has. Programs do not read these two: they live here because they must live as long as
+ * the counters. */
 struct zt_rule_key {
 	__u32 slot;
 	__u32 rule; /* index + 1 in written order */

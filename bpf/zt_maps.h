@@ -37,8 +37,8 @@
  *   full    the agent refuses the whole configuration
  *
  * zt_rules: packets and bytes per rule, per CPU.
- *   writer  kernel; the agent deletes what a policy counted that is no longer in force
- *   full    the packet goes its way and is counted in zt_log[ZT_UNCOUNTED]
+ *   writer  kernel; the agent zeroes what a policy counted that is no longer in force
+ *   full    never: the agent refuses a policy of more rules
  *
  * zt_names, zt_totals: what the numbers in zt_rules are called, and what they were before.
  *   writer  agent; the programs never look
@@ -64,8 +64,7 @@ BPF_F_TABLE("hash", struct zt_policy_key, struct zt_policy_value, zt_policy, ZT_
 BPF_TABLE("lru_hash", struct zt_flow_key, struct zt_flow, zt_flows, ZT_MAX_FLOWS);
 BPF_TABLE("lru_hash", struct zt_frag_key, struct zt_frag, zt_frags, ZT_MAX_FRAGS);
 BPF_F_TABLE("hash", __u32, struct zt_quota, zt_quotas, ZT_MAX_QUOTAS, BPF_F_NO_PREALLOC);
-BPF_F_TABLE("percpu_hash", struct zt_rule_key, struct zt_stats, zt_rules, ZT_MAX_RULES,
-	    BPF_F_NO_PREALLOC);
+BPF_PERCPU_ARRAY(zt_rules, struct zt_stats, ZT_MAX_RULES);
 BPF_F_TABLE("hash", struct zt_rule_key, struct zt_rule_id, zt_names, ZT_MAX_NAMES,
 	    BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", struct zt_rule_id, struct zt_rule_total, zt_totals, ZT_MAX_TOTALS,
@@ -125,14 +124,9 @@ static __always_inline struct zt_quota *zt_quotas_lookup(__u32 *tag)
 	return zt_quotas.lookup(tag);
 }
 
-static __always_inline struct zt_stats *zt_rules_lookup(struct zt_rule_key *key)
+static __always_inline struct zt_stats *zt_rules_lookup(int index)
 {
-	return zt_rules.lookup(key);
-}
-
-static __always_inline long zt_rules_insert(struct zt_rule_key *key, struct zt_stats *zero)
-{
-	return zt_rules.insert(key, zero);
+	return zt_rules.lookup(&index);
 }
 
 static __always_inline struct zt_stats *zt_stats_lookup(struct zt_stats_key *key)
@@ -232,11 +226,10 @@ struct {
 } zt_quotas SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__type(key, struct zt_rule_key);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
 	__type(value, struct zt_stats);
 	__uint(max_entries, ZT_MAX_RULES);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
 } zt_rules SEC(".maps");
 
 struct {
@@ -331,14 +324,9 @@ static __always_inline struct zt_quota *zt_quotas_lookup(__u32 *tag)
 	return bpf_map_lookup_elem(&zt_quotas, tag);
 }
 
-static __always_inline struct zt_stats *zt_rules_lookup(struct zt_rule_key *key)
+static __always_inline struct zt_stats *zt_rules_lookup(int index)
 {
-	return bpf_map_lookup_elem(&zt_rules, key);
-}
-
-static __always_inline long zt_rules_insert(struct zt_rule_key *key, struct zt_stats *zero)
-{
-	return bpf_map_update_elem(&zt_rules, key, zero, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&zt_rules, &index);
 }
 
 static __always_inline struct zt_stats *zt_stats_lookup(struct zt_stats_key *key)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Sizes of the maps, fixed when the programs are loaded. Only flows, fragments, statistics and
-    the ring take their memory at once (about 210 bytes a flow); the others as they fill.
+    """Sizes of the maps, fixed when the programs are loaded. Only flows, fragments, statistics,
+    rules and the ring take their memory at once (about 210 bytes a flow, 32 bytes and CPU a rule);
+    the others as they fill.
 
     ids         addresses of nodes: prefixes of full length
     nets        all other prefixes
@@ -17,7 +18,7 @@ class Limits:
     flows       conversations; beyond that the least recently used is forgotten
     frags       packets in fragments whose later ones may still come
     quotas      identities with a quota
-    rules       rules of one policy that decided something, each with its hits
+    rules       rules of one policy
     stats       counters: identities times hooks times verdicts that occurred
     ring_pages  pages of the event ring, a power of two
     """

@@ -34,7 +34,7 @@ class Wanted:
             "zt_flows": limits.flows,
             "zt_frags": limits.frags,
             "zt_quotas": limits.quotas,
-            "zt_rules": 2 * limits.rules,
+            "zt_rules": 2 * (limits.rules + 1),  # rules are numbered from 1
             "zt_names": 2 * limits.rules,
             "zt_totals": 2 * limits.rules,
             "zt_stats": limits.stats,

@@ -33,6 +33,7 @@ ENUMS: dict[str, tuple[str, type[IntEnum]]] = {
 CONSTANTS = {
     "ZT_SCHEMA": abi.SCHEMA,
     "ZT_POLICY_QUOTAS": int(abi.PolicyFlag.QUOTAS),
+    "ZT_VOUCHED_TAG_SHIFT": abi.VOUCHED_TAG_SHIFT,
     "ZT_FRAG_PIECES": abi.FRAG_PIECES,
     "ZT_QUOTA_FRACTION": abi.QUOTA_FRACTION,
     "ZT_FIRST_DROP": int(DROP_REASONS[0]),
