@@ -27,6 +27,7 @@ RULE_MAX = 2**24 - 1  # index + 1 of a rule; 0: none
 SHAPE_ANY_PROTOCOL = 17
 ANY_PROTOCOL = 0xFF
 ECHO_PORT = 8
+DENIALS_SHIFT = 32
 JUDGED_RULE_SHIFT = 8
 JUDGED_EPOCH_SHIFT = 32
 VOUCHED_TAG_SHIFT = 8
@@ -54,7 +55,7 @@ class PolicyFlag(IntFlag):
 
 
 class Logging(IntEnum):
-    """What is logged."""
+    """What is logged; above DENIALS_SHIFT of the word: how many denials per second and CPU."""
 
     OFF = 0
     FLOW = 1
@@ -107,6 +108,8 @@ class EventFlag(IntFlag):
     """The bits of an event."""
 
     FIRST = 1
+    UPDATE = 2
+    END = 4
 
 
 class LogCounter(IntEnum):
@@ -115,6 +118,9 @@ class LogCounter(IntEnum):
     EMITTED = 0
     RING_FULL = 1
     UNCOUNTED = 2
+    SUPPRESSED = 3
+    DENIAL_SECOND = 4
+    DENIALS = 5
 
 
 class Record(ctypes.Structure):
@@ -284,14 +290,15 @@ class Stats(Record):
 class Event(Record):
     _fields_ = [
         ("at_ns", ctypes.c_uint64),
+        ("began_ns", ctypes.c_uint64),
+        ("packets", ctypes.c_uint64),
+        ("bytes", ctypes.c_uint64),
         ("source", _Address),
         ("destination", _Address),
         ("source_tag", ctypes.c_uint32),
         ("destination_tag", ctypes.c_uint32),
         ("rule", ctypes.c_uint32),
         ("epoch", ctypes.c_uint32),
-        ("packets", ctypes.c_uint32),
-        ("bytes", ctypes.c_uint32),
         ("source_port", ctypes.c_uint16),
         ("destination_port", ctypes.c_uint16),
         ("family", ctypes.c_uint8),
@@ -344,7 +351,7 @@ MAPS: dict[str, tuple[type[Any], type[Any]]] = {
     "zt_stats": (StatsKey, Stats),
     "zt_log": (ctypes.c_uint32, ctypes.c_uint64),
 }
-RING = "zt_events"
+RINGS = "zt_events"  # an array of rings, one for each CPU
 
 
 def pack_address(address: IPAddress) -> bytes:

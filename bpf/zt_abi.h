@@ -37,6 +37,7 @@ enum zt_verdict {
 enum zt_hook { ZT_INGRESS = 0, ZT_EGRESS = 1 };
 enum zt_mode { ZT_OBSERVE = 0, ZT_ENFORCE = 1 };
 enum zt_logging { ZT_LOG_OFF = 0, ZT_LOG_FLOW = 1, ZT_LOG_PACKET = 2 };
+#define ZT_DENIALS_SHIFT 32 /* 0 above it: every denial is logged */
 
 #define ZT_TAG_UNKNOWN 0u
 #define ZT_TAG_WORLD 1u
@@ -60,7 +61,7 @@ struct zt_load {
 /* The words of zt_config. Each is written in one 8-byte store and read once per packet. */
 enum zt_config_word {
 	ZT_CONFIG_MODE = 0,    /* enum zt_mode */
-	ZT_CONFIG_LOGGING = 1, /* enum zt_logging */
+	ZT_CONFIG_LOGGING = 1, /* denials per second and CPU << ZT_DENIALS_SHIFT | enum zt_logging */
 	ZT_CONFIG_POLICY = 2,  /* epoch << ZT_EPOCH_SHIFT | flags below */
 	ZT_CONFIG_SELF = 3,    /* the tag of this node's own identity */
 	ZT_CONFIG_WORDS = 4,
@@ -245,20 +246,34 @@ struct zt_stats {
 };
 
 /* zt_log: what became of events, and of counts that found no room. */
-enum zt_log_counter { ZT_LOG_EMITTED = 0, ZT_LOG_RING_FULL = 1, ZT_UNCOUNTED = 2, ZT_LOG_COUNTERS };
+enum zt_log_counter {
+	ZT_LOG_EMITTED = 0,
+	ZT_LOG_RING_FULL = 1,
+	ZT_UNCOUNTED = 2,
+	ZT_LOG_SUPPRESSED = 3,    /* denials beyond the rate: never emitted */
+	ZT_LOG_DENIAL_SECOND = 4, /* no counter: the second in which ... */
+	ZT_LOG_DENIALS = 5,       /* ... so many denials were met */
+	ZT_LOG_COUNTERS
+};
 
-/* zt_events: one record. */
-enum zt_event_flag { ZT_EVENT_FIRST = 1 /* the first packet of a flow, or a denial */ };
+/* zt_events: one record. The kernel writes those of packets; the agent adds those of flows, with the
+ * flow's sums so far in one direction. */
+enum zt_event_flag {
+	ZT_EVENT_FIRST = 1,  /* the first packet of a flow, or a denial */
+	ZT_EVENT_UPDATE = 2, /* a flow that lives */
+	ZT_EVENT_END = 4,    /* a flow that is over */
+};
 struct zt_event {
 	__u64 at_ns;
+	__u64 began_ns; /* of the flow; of a packet: at_ns */
+	__u64 packets;
+	__u64 bytes; /* on the wire, after segmentation, without link layer */
 	__u32 source[4];
 	__u32 destination[4];
 	__u32 source_tag;
 	__u32 destination_tag;
 	__u32 rule;  /* index + 1 in the policy of this epoch; 0: none */
 	__u32 epoch; /* in which that rule decided; 0: nothing did */
-	__u32 packets;
-	__u32 bytes; /* on the wire, after segmentation, without link layer */
 	__u16 source_port;
 	__u16 destination_port;
 	__u8 family; /* 4, 6; 0: not parsable */

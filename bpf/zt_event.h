@@ -6,22 +6,47 @@
 #include "zt_count.h"
 #include "zt_verdict.h"
 
+/* Is this one of the first RATE denials of this second on this CPU? Without a bound a flood of denied
+ * packets would push everything else out of the ring, and out of the collector. */
+static __always_inline bool zt_may_log_denial(__u64 now, __u64 rate)
+{
+	__u64 *second = zt_log_lookup(ZT_LOG_DENIAL_SECOND), *denials = zt_log_lookup(ZT_LOG_DENIALS);
+	__u64 this_second = now / ZT_SECOND;
+
+	if (!second || !denials) /* never: the map is an array */
+		return true;
+	if (*second != this_second) {
+		*second = this_second;
+		*denials = 0;
+	}
+	*denials += 1;
+	return *denials <= rate;
+}
+
 /* Emit what LOGGING asks for. Never changes a verdict: a full ring loses the event only. */
 static __always_inline void zt_log_passage(const struct zt_passage *passage, __u64 logging)
 {
 	const struct zt_packet *packet = &passage->packet;
-	bool is_first = passage->is_first || zt_is_tombstone(passage->judged);
+	bool is_denial = zt_is_tombstone(passage->judged);
+	bool is_first = passage->is_first || is_denial;
 	bool has_ports = packet->protocol == ZT_PROTO_TCP || packet->protocol == ZT_PROTO_UDP;
+	__u64 denials = logging >> ZT_DENIALS_SHIFT;
+	__u32 level = logging;
 	struct zt_event *event;
 
-	if (logging == ZT_LOG_OFF || (logging == ZT_LOG_FLOW && !is_first))
+	if (level == ZT_LOG_OFF || (level == ZT_LOG_FLOW && !is_first))
 		return;
+	if (level == ZT_LOG_FLOW && is_denial && denials &&
+	    !zt_may_log_denial(passage->now, denials)) {
+		zt_log_count(ZT_LOG_SUPPRESSED);
+		return;
+	}
 	event = zt_events_reserve();
 	if (!event) {
 		zt_log_count(ZT_LOG_RING_FULL);
 		return;
 	}
-	event->at_ns = passage->now;
+	event->at_ns = event->began_ns = passage->now;
 	__builtin_memcpy(event->source, packet->source, sizeof(event->source));
 	__builtin_memcpy(event->destination, packet->destination, sizeof(event->destination));
 	event->source_tag = passage->source_tag;

@@ -50,7 +50,10 @@
  * zt_scratch: the passage of the packet at hand, per CPU.
  *
  * zt_log: events emitted, and lost to a full ring (enum zt_log_counter), per CPU.
- * zt_events: the ring of events; a full ring drops the event, never the packet. */
+ * zt_events: a ring of events for each CPU, by the CPU's number, so that CPUs never wait for each
+ * other; a full ring drops the event, never the packet.
+ *   writer  agent, which makes the rings; kernel: the records in them
+ *   miss    like a full ring */
 
 #ifdef ZT_BCC
 
@@ -72,7 +75,8 @@ BPF_F_TABLE("hash", struct zt_rule_id, struct zt_rule_total, zt_totals, ZT_MAX_T
 BPF_TABLE("percpu_hash", struct zt_stats_key, struct zt_stats, zt_stats, ZT_MAX_STATS);
 BPF_PERCPU_ARRAY(zt_log, __u64, ZT_LOG_COUNTERS);
 BPF_PERCPU_ARRAY(zt_scratch, struct zt_passage, 1);
-BPF_RINGBUF_OUTPUT(zt_events, ZT_RING_PAGES);
+BPF_RINGBUF_OUTPUT(zt_ring, 1); /* only what a ring looks like */
+BPF_ARRAY_OF_MAPS(zt_events, "zt_ring", ZT_MAX_EVENTS);
 
 static __always_inline __u64 *zt_config_lookup(int word)
 {
@@ -153,12 +157,15 @@ static __always_inline struct zt_passage *zt_scratch_lookup(void)
 
 static __always_inline struct zt_event *zt_events_reserve(void)
 {
-	return zt_events.ringbuf_reserve(sizeof(struct zt_event));
+	int cpu = bpf_get_smp_processor_id();
+	void *ring = zt_events.lookup(&cpu);
+
+	return ring ? bpf_ringbuf_reserve(ring, sizeof(struct zt_event), 0) : 0;
 }
 
 static __always_inline void zt_events_submit(struct zt_event *event)
 {
-	zt_events.ringbuf_submit(event, 0);
+	bpf_ringbuf_submit(event, 0);
 }
 
 #else
@@ -269,9 +276,16 @@ struct {
 	__uint(max_entries, 1);
 } zt_scratch SEC(".maps");
 
-struct {
+struct zt_ring {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, ZT_RING_PAGES * 4096);
+	__uint(max_entries, 4096); /* only what a ring looks like: the agent's have their own size */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__type(key, __u32);
+	__uint(max_entries, ZT_MAX_EVENTS);
+	__array(values, struct zt_ring);
 } zt_events SEC(".maps");
 
 static __always_inline __u64 *zt_config_lookup(int word)
@@ -353,7 +367,10 @@ static __always_inline struct zt_passage *zt_scratch_lookup(void)
 
 static __always_inline struct zt_event *zt_events_reserve(void)
 {
-	return bpf_ringbuf_reserve(&zt_events, sizeof(struct zt_event), 0);
+	int cpu = bpf_get_smp_processor_id();
+	void *ring = bpf_map_lookup_elem(&zt_events, &cpu);
+
+	return ring ? bpf_ringbuf_reserve(ring, sizeof(struct zt_event), 0) : 0;
 }
 
 static __always_inline void zt_events_submit(struct zt_event *event)

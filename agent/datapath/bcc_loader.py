@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 from pathlib import Path
@@ -42,7 +41,7 @@ def load(wanted: Wanted) -> Loaded:
             f"the kernel did not take the programs: {error}",
             hint="they need root (CAP_BPF, CAP_NET_ADMIN) and a kernel of 5.15 or newer",
         ) from error
-    maps = {name: lib.bpf_table_fd(module.module, name.encode()) for name in (*abi.MAPS, abi.RING)}
+    maps = {name: lib.bpf_table_fd(module.module, name.encode()) for name in (*abi.MAPS, abi.RINGS)}
     missing = [name for name, fd in maps.items() if fd < 0]
     if missing:
         module.cleanup()
@@ -71,7 +70,6 @@ def flattened(name: str, seen: set[str] | None = None) -> str:
 
 def _defines(wanted: Wanted) -> dict[str, str]:
     marks, sizes = wanted.marks, wanted.map_sizes()
-    ring = sizes.pop(abi.RING)
     return {
         "ZT_BCC": "1",
         "ZT_L3_OFFSET": f"{wanted.l3_offset}",
@@ -79,7 +77,6 @@ def _defines(wanted: Wanted) -> dict[str, str]:
         "ZT_MARK_JUDGED": f"{marks.judged:#x}u",
         "ZT_MARK_SHIFT": f"{marks.tag_shift}",
         **{name.upper().replace("ZT_", "ZT_MAX_"): f"{size}" for name, size in sizes.items()},
-        "ZT_RING_PAGES": f"{ring // mmap.PAGESIZE}",
     }
 
 

@@ -20,12 +20,13 @@ from agent import abi
 from agent.abi import ConfigWord, IPNetwork, LogCounter, Logging, PolicyFlag, StatsKey
 from agent.datapath import attach as filters
 from agent.datapath import encode
-from agent.datapath.events import DatapathEvent, EventRing, boot_time_ns, decode
+from agent.datapath.events import DatapathEvent, boot_time_ns, decode_all
 from agent.datapath.limits import Limits
 from agent.datapath.loaded import Loaded, Wanted
 from agent.datapath.loader import load
 from agent.datapath.maps import BpfMap, SharedWords
 from agent.datapath.marks import MarkLayout
+from agent.datapath.rings import EventRings
 from agent.datapath.state import DatapathState, IdentityEntry
 from ztlab.errors import ZtError
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
@@ -54,10 +55,12 @@ class Counter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogCounters:
-    """Events since the programs were loaded: put into the ring, and lost because it was full."""
+    """Events since the programs were loaded: put into a ring, and lost because it was full; and
+    denials that were not to become events, because there were too many in one second."""
 
     emitted: int
     ring_full: int
+    suppressed: int
 
 
 class Datapath:
@@ -75,8 +78,10 @@ class Datapath:
         }
         _require_sizes(self._maps)
         self._config = SharedWords(loaded.maps["zt_config"], len(ConfigWord))
-        ring = BpfMap.open(abi.RING, loaded.maps[abi.RING])
-        self._ring = EventRing(ring.fd, ring.max_entries)
+        self._rings = EventRings(
+            loaded.maps,
+            {name: BpfMap.open(name, fd).max_entries for name, fd in loaded.maps.items()},
+        )
         # (first epoch, rule ids): which rules an event's epoch means.
         self._generations: list[tuple[int, tuple[str, ...]]] = [(0, ())]
         self._undecodable = 0
@@ -227,10 +232,20 @@ class Datapath:
                 self._raise_epoch()
             self._config[ConfigWord.MODE] = mode
 
-    def set_logging(self, enabled: bool, granularity: Literal["flow", "packet"] = "flow") -> None:
-        """Emit events or none; for each flow's first packet and each denial, or for each packet."""
+    def set_logging(
+        self,
+        enabled: bool,
+        granularity: Literal["flow", "packet"] = "flow",
+        *,
+        denials_per_s: int = 0,
+    ) -> None:
+        """Emit events or none; for each flow's first packet and each denial, or for each packet.
+
+        denials_per_s  how many denials of one second become events, on each CPU, with granularity
+                       flow; 0: all
+        """
         level = Logging[granularity.upper()] if enabled else Logging.OFF
-        self._config[ConfigWord.LOGGING] = level
+        self._config[ConfigWord.LOGGING] = denials_per_s << abi.DENIALS_SHIFT | level
 
     @property
     def epoch(self) -> int:
@@ -258,7 +273,11 @@ class Datapath:
     def log_counters(self) -> LogCounters:
         """What became of events in the kernel."""
         words = self._maps["zt_log"].words()
-        return LogCounters(emitted=words[LogCounter.EMITTED], ring_full=words[LogCounter.RING_FULL])
+        return LogCounters(
+            emitted=words[LogCounter.EMITTED],
+            ring_full=words[LogCounter.RING_FULL],
+            suppressed=words[LogCounter.SUPPRESSED],
+        )
 
     def uncounted_packets(self) -> int:
         """Packets for whose identity, hook and verdict `counters` had no room left."""
@@ -270,23 +289,20 @@ class Datapath:
 
     def read_events(self, timeout_ms: int) -> list[DatapathEvent]:
         """The events that are there, in order; waits up to TIMEOUT_MS for the first. One reader."""
-        events = []
         boot_ns = boot_time_ns()
-        for record in self._ring.read(timeout_ms):
-            try:
-                events.append(decode(record, boot_ns=boot_ns, rule_name=self._rule_name))
-            except ValueError:
-                self._undecodable += 1
+        records = b"".join(self._rings.read(timeout_ms))
+        events, faulty = decode_all(records, boot_ns=boot_ns, rule_name=self._rule_name)
+        self._undecodable += faulty
         return events
 
     @property
     def undecodable_events(self) -> int:
         """Records that `read_events` could not make sense of."""
-        return self._undecodable
+        return self._undecodable + self._rings.odd
 
     def close(self) -> None:
         """Let go of maps and programs. Attached programs stay in force, with their maps."""
-        self._ring.close()
+        self._rings.close()
         self._config.close()
         self._loaded.close()
 

@@ -1,15 +1,8 @@
-"""Events: the ring buffer, read through its mapped pages, and its records decoded.
-
-The layout is the kernel's (kernel/bpf/ringbuf.c): a consumer page, a producer page, then the data
-twice in a row, so that no record is ever cut in two. Each record has a header of 8 bytes: its
-length with a busy and a discard bit, and a page offset that is only the kernel's.
-"""
+"""Single events, for those who look at them one by one; what is pushed stays packed."""
 
 from __future__ import annotations
 
 import ctypes
-import mmap
-import select
 import struct
 import time
 from collections.abc import Callable
@@ -20,12 +13,9 @@ from agent import abi
 from agent.abi import EventFlag, IPAddress
 from ztlab.model.verdict import Hook, Verdict
 
-_BUSY, _DISCARD = 1 << 31, 1 << 30
-_HEADER = 8
-_LAYOUT = struct.Struct("=Q16s16s6I2H8B4x")
+_LAYOUT = struct.Struct("=4Q16s16s4I2H8B4x")
 _SIZE = ctypes.sizeof(abi.Event)
 assert _LAYOUT.size == _SIZE
-_BATCH = 16384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +69,15 @@ def decode(
         raise ValueError(f"want an event of {_SIZE} bytes, got {len(record)}")
     (
         at_ns,
+        _began_ns,
+        packets,
+        length,
         source,
         destination,
         source_tag,
         destination_tag,
         rule,
         epoch,
-        packets,
-        length,
         source_port,
         destination_port,
         family,
@@ -119,52 +110,20 @@ def decode(
     )
 
 
+def decode_all(
+    records: bytes, *, boot_ns: int, rule_name: Callable[[int, int], str | None]
+) -> tuple[list[DatapathEvent], int]:
+    """The events in RECORDS by their time, and how many of them are none."""
+    events, faulty = [], 0
+    for start in range(0, len(records), _SIZE):
+        try:
+            record = records[start : start + _SIZE]
+            events.append(decode(record, boot_ns=boot_ns, rule_name=rule_name))
+        except ValueError:
+            faulty += 1
+    return sorted(events, key=lambda event: event.unix_ns), faulty
+
+
 def boot_time_ns() -> int:
     """Unix time of the monotonic clock's zero; it moves when the wall clock is set."""
     return time.time_ns() - time.monotonic_ns()
-
-
-class EventRing:
-    """The consumer's end of the ring: one reader only."""
-
-    def __init__(self, fd: int, size: int) -> None:
-        """FD is the map's, SIZE its bytes of data."""
-        page = mmap.PAGESIZE
-        self._mask = size - 1
-        self._consumer = mmap.mmap(fd, page)
-        self._producer = mmap.mmap(fd, page + 2 * size, prot=mmap.PROT_READ, offset=page)
-        self._position = ctypes.c_uint64.from_buffer(self._consumer)
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
-
-    def read(self, timeout_ms: int) -> list[bytes]:
-        """Records that are there, at most 16,384; waits up to TIMEOUT_MS for the first."""
-        records = self._drain()
-        if records or not self._poll.poll(timeout_ms):
-            return records
-        return self._drain()
-
-    def _drain(self) -> list[bytes]:
-        """The kernel stores a record before its header, and its header before its position; each of
-        these is read here in a separate step, long after the one before."""
-        records: list[bytes] = []
-        position = self._position.value
-        (end,) = struct.unpack_from("=Q", self._producer, 0)
-        while position < end and len(records) < _BATCH:
-            at = mmap.PAGESIZE + (position & self._mask)
-            (header,) = struct.unpack_from("=I", self._producer, at)
-            if header & _BUSY:
-                break
-            length = header & ~_DISCARD
-            if not header & _DISCARD:
-                start = at + _HEADER
-                records.append(self._producer[start : start + length])
-            position += (length + _HEADER + 7) // 8 * 8
-        self._position.value = position
-        return records
-
-    def close(self) -> None:
-        """Unmap the pages; the ring stays."""
-        del self._position
-        self._consumer.close()
-        self._producer.close()

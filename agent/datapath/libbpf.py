@@ -27,6 +27,8 @@ _TYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_object__find_map_by_name": (_POINTER, (_POINTER, _TEXT)),
     "bpf_object__find_program_by_name": (_POINTER, (_POINTER, _TEXT)),
     "bpf_map__fd": (_INT, (_POINTER,)),
+    "bpf_map_create": (_INT, (_INT, _TEXT, *[ctypes.c_uint32] * 3, _POINTER)),
+    "bpf_map_update_elem": (_INT, (_INT, _POINTER, _POINTER, ctypes.c_uint64)),
     "bpf_map__set_max_entries": (_INT, (_POINTER, ctypes.c_uint32)),
     "bpf_map__initial_value": (_POINTER, (_POINTER, ctypes.POINTER(ctypes.c_size_t))),
     "bpf_program__fd": (_INT, (_POINTER,)),
@@ -47,6 +49,11 @@ def library() -> ctypes.CDLL:
         hint = "apt-get install libbpf1 (iproute2 brings it)"
         raise HostUnfit(f"cannot load libbpf: {error}", hint=hint) from error
     return lib
+
+
+def possible_cpus() -> int:
+    """How many CPUs this machine may ever have; their numbers are below it."""
+    return int(library().libbpf_num_possible_cpus())
 
 
 @contextmanager

@@ -116,7 +116,7 @@ def _taken_over(object_: int) -> Loaded:
         }
         maps = {
             name: own(lib.bpf_map__fd(_map(object_, name.encode())))
-            for name in (*abi.MAPS, abi.RING)
+            for name in (*abi.MAPS, abi.RINGS)
         }
         release = undo.pop_all().close
     return Loaded(loader="libbpf", programs=programs, maps=maps, release=release)

@@ -20,7 +20,7 @@ class Limits:
     quotas      identities with a quota
     rules       rules of one policy
     stats       counters: identities times hooks times verdicts that occurred
-    ring_pages  pages of the event ring, a power of two
+    ring_pages  pages of the event rings of all CPUs together, a power of two
     """
 
     ids: int = 16384
@@ -32,7 +32,7 @@ class Limits:
     quotas: int = 4096
     rules: int = 65536
     stats: int = 16384
-    ring_pages: int = 256
+    ring_pages: int = 512
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

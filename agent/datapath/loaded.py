@@ -6,9 +6,12 @@ import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from agent.datapath.libbpf import possible_cpus
 from agent.datapath.limits import Limits
 from agent.datapath.marks import MarkLayout
 from ztlab.model.verdict import Hook
+
+_RING_PAGES_MIN = 16  # of one CPU: 600 events
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +26,7 @@ class Wanted:
     l3_offset: int = 0
 
     def map_sizes(self) -> dict[str, int]:
-        """Entries of each map whose size is not part of its meaning; bytes of the ring."""
+        """Entries of each map whose size is not part of its meaning."""
         limits = self.limits
         return {
             "zt_ids": limits.ids,
@@ -38,8 +41,15 @@ class Wanted:
             "zt_names": 2 * limits.rules,
             "zt_totals": 2 * limits.rules,
             "zt_stats": limits.stats,
-            "zt_events": limits.ring_pages * mmap.PAGESIZE,
+            "zt_events": possible_cpus(),
         }
+
+    def ring_bytes(self) -> int:
+        """Bytes of one CPU's event ring: a power of two."""
+        pages = max(
+            min(_RING_PAGES_MIN, self.limits.ring_pages), self.limits.ring_pages // possible_cpus()
+        )
+        return (1 << pages.bit_length() - 1) * mmap.PAGESIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

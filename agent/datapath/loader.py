@@ -11,7 +11,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-from agent.datapath import libbpf_loader
+from agent.datapath import libbpf_loader, rings
 from agent.datapath.limits import Limits
 from agent.datapath.loaded import Loaded, Wanted
 from agent.datapath.marks import MarkLayout
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def load(loader: str, wanted: Wanted) -> Loaded:
     """Load with LOADER (auto | bcc | libbpf); HostUnfit or ZtError where that cannot be done."""
     begin = time.monotonic()
-    loaded = _CHOICES[loader](wanted)
+    loaded = rings.furnished(_CHOICES[loader](wanted), wanted)
     log.info(
         "programs loaded by %s in %.2f s: %s",
         loaded.loader,

@@ -18,9 +18,11 @@ from agent import abi
 from agent.cli import main
 from agent.datapath import build, libbpf_loader, maps, sources
 from agent.datapath.datapath import Datapath
+from agent.datapath.libbpf import possible_cpus
 from agent.datapath.limits import Limits
 from agent.datapath.loaded import Wanted
 from agent.datapath.marks import MarkLayout
+from agent.datapath.rings import NAME
 from tests.kernel import packets as p
 from tests.kernel import testrun
 from tests.kernel.conftest import LOADERS, MARKS
@@ -30,6 +32,8 @@ from ztlab.model.verdict import AuthzMode, Hook
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf]
 
+# Type, no key, no value, bytes, no flags: of the ring of each CPU.
+RINGBUF = (27, 0, 0, 8192, 0)
 SMALL = Limits(ids=16, nets=32, policy=64, pairs=8, flows=1024, stats=128, ring_pages=2)
 Edit = Callable[[str, str, str], None]
 
@@ -82,10 +86,12 @@ def shapes(loader: str) -> dict[str, tuple[int, ...]]:
 def test_both_loaders_make_the_same_maps_in_the_sizes_asked_for() -> None:
     libbpf, bcc = shapes("libbpf"), shapes("bcc")
     assert libbpf == bcc
-    assert set(libbpf) == {*abi.MAPS, abi.RING}
+    rings = {f"{NAME}{cpu}": RINGBUF for cpu in range(possible_cpus())}
+    assert set(libbpf) == {*abi.MAPS, abi.RINGS, *rings}
+    assert {name: libbpf[name] for name in rings} == rings
     entries = {name: shape[3] for name, shape in libbpf.items()}
     wanted = {"zt_ids": 16, "zt_nets": 32, "zt_policy": 128, "zt_pairs": 16, "zt_flows": 1024}
-    assert entries.items() >= {**wanted, "zt_stats": 128, "zt_events": 8192}.items()
+    assert entries.items() >= {**wanted, "zt_stats": 128, "zt_events": len(rings)}.items()
 
 
 @pytest.mark.parametrize("mask", [0xFF002000, 0x0000FF80, 0x7FFF8000])
