@@ -1,12 +1,13 @@
 #!/bin/bash
 # What the running kernel may not have: the tests and scenarios once more, on the kernel's own WireGuard.
 #
-#   tools/test-kernel.sh [uml] [stock]      default: both
+#   tools/test-kernel.sh [uml] [stock] [matrix]      default: uml stock
 #
-#   uml    User Mode Linux, two guests side by side: every scenario, and the tests that speak to the
-#          kernel; one that does not get the kernel's WireGuard fails
-#   stock  Debian's 6.12 cloud kernel, by KVM where it works and else emulated (slow): the verifier,
-#          WireGuard, and the three nodes
+#   uml     User Mode Linux, two guests side by side: every scenario, and every end-to-end and kernel
+#           test; one that does not get the kernel's WireGuard fails
+#   stock   Debian's 6.12 cloud kernel, by KVM where it works and else emulated (slow): the verifier,
+#           WireGuard, and the three nodes; and the verifier on Debian's 6.1
+#   matrix  everything that `uml` runs, on Debian's 6.12 and 6.1: hours where they are emulated
 #
 # JUnit files and each guest's output: build/. The kernel of a User Mode Linux is $ZTLAB_UML_KERNEL,
 # else the one in the cache, else it is built now (ten minutes on two cores). Exit code 1 if a test
@@ -24,8 +25,10 @@ failed=()
 summary=()
 
 # NAME=PYTEST'S ARGUMENTS; the longest first, so that the last two end at about the same time.
-uml_jobs=(
-    "agents=tests/e2e/test_agent_standalone.py tests/e2e/test_wireguard_backends.py"
+all_jobs=(
+    "agents=tests/e2e/test_agent_*.py tests/e2e/test_wireguard_*.py"
+    "labs=tests/e2e/test_lab_*.py"
+    "judging=tests/e2e/test_scenarios_judge.py tests/e2e/test_loaders.py"
     "programs=tests/kernel"
     "3node=scenarios/3node.yaml"
     "policy-change=scenarios/policy-change.yaml"
@@ -35,75 +38,91 @@ uml_jobs=(
 # Without what compiles: bcc needs a minute there.
 some="libbpf and (mark or closed) or auto_takes or constants_are_seen"
 some+=" or kernel and (read_back or shake_hands or more_prefixes)"
-stock_jobs=(
-    "verifier=tests/kernel/test_loaders.py tests/e2e/test_wireguard_backends.py -k '$some'"
-    "3node=scenarios/3node.yaml"
-)
+verifier="verifier=tests/kernel/test_loaders.py tests/e2e/test_wireguard_backends.py -k '$some'"
 
 tier_uml() {
     if "$bin/ztlab" vm kernels | grep -q ' uml .*not here'; then
         tools/setup.sh linux-source-6.12 build-essential bc bison flex libelf-dev pahole patch xz-utils
         "$bin/ztlab" vm build-uml
     fi
-    header uml
-    run_all uml "$side_by_side" 600 "${uml_jobs[@]}"
+    header 6.12 uml
+    run_all 6.12 uml "$side_by_side" 900 "${all_jobs[@]}"
 }
 
 tier_stock() {
-    tools/setup.sh zstd qemu-system-x86 qemu-system-common linux-image-6.12-cloud-amd64
-    local engine=tcg
-    "$bin/ztlab" vm run --kernel 6.12 --engine kvm --timeout 30 -- true 2>/dev/null && engine=kvm
-    header "$engine"
+    local engine
+    debian_kernels
+    header 6.12 "$engine"
     # One at a time: an emulated machine has two processors, and each wants one of ours.
-    run_all "$engine" 1 900 "${stock_jobs[@]}"
+    run_all 6.12 "$engine" 1 900 "$verifier" "3node=scenarios/3node.yaml"
+    header 6.1 "$engine"
+    run_all 6.1 "$engine" 1 900 "$verifier"
 }
 
-# header ENGINE: which kernel, and whose WireGuard. Not the kernel's: then nothing here is worth running.
+tier_matrix() {
+    local engine kernel
+    debian_kernels
+    for kernel in 6.12 6.1; do
+        header "$kernel" "$engine"
+        run_all "$kernel" "$engine" 1 7200 "${all_jobs[@]}"
+    done
+}
+
+# debian_kernels: have them, and set $engine to what runs them here.
+debian_kernels() {
+    tools/setup.sh zstd lz4 busybox-static qemu-system-x86 qemu-system-common \
+        linux-image-6.12-cloud-amd64 linux-image-cloud-amd64
+    engine=tcg
+    "$bin/ztlab" vm run --kernel 6.12 --engine kvm --timeout 30 -- true 2>/dev/null && engine=kvm
+    return 0
+}
+
+# header KERNEL ENGINE: which kernel, and whose WireGuard. Not the kernel's: then nothing here is worth running.
 header() {
     local said
     # shellcheck disable=SC2016 # for the guest's shell
-    said=$("$bin/ztlab" vm run --kernel 6.12 --engine "$1" --timeout 300 -- sh -c \
+    said=$("$bin/ztlab" vm run --kernel "$1" --engine "$2" --timeout 300 -- sh -c \
         'ip link add ztwg type wireguard && echo "kernel $(uname -r), WireGuard: the kernel'"'"'s"') ||
-        { say "no kernel WireGuard in a guest by $1"; return 1; }
-    say "$said, by $1"
+        { say "no kernel WireGuard on $1 in a guest by $2"; return 1; }
+    say "$said, by $2"
 }
 
-# run_all ENGINE COUNT SECONDS JOB…: COUNT guests side by side; their output as they end.
+# run_all KERNEL ENGINE COUNT SECONDS JOB…: COUNT guests side by side; their output as they end.
 run_all() {
-    local engine=$1 count=$2 limit=$3 job name code running=0
-    shift 3
+    local kernel=$1 engine=$2 count=$3 limit=$4 job name code running=0
+    shift 4
     for job in "$@"; do
         if [ "$running" -ge "$count" ]; then
             wait -n || true
             running=$((running - 1))
         fi
-        run_one "$engine" "${job%%=*}" "$limit" "${job#*=}" &
+        run_one "$kernel" "$engine" "${job%%=*}" "$limit" "${job#*=}" &
         running=$((running + 1))
     done
     wait
     for job in "$@"; do
-        name=$engine-${job%%=*}
+        name=$engine-$kernel-${job%%=*}
         code=$(cat "build/kernel-$name.code" 2>/dev/null || echo 1)
         [ "$code" = 0 ] || failed+=("$name")
     done
 }
 
-# run_one ENGINE NAME SECONDS ARGUMENTS: pytest in a guest of its own.
+# run_one KERNEL ENGINE NAME SECONDS ARGUMENTS: pytest in a guest of its own.
 run_one() {
-    local engine=$1 name=$2 limit=$3 start code=0 base words
-    base="build/kernel-$engine-$name"
+    local kernel=$1 engine=$2 name=$3 limit=$4 start code=0 base words
+    base="build/kernel-$engine-$kernel-$name"
     rm -f "$base".{code,log}
     start=$(now_ms)
-    eval "words=($4)" # as a shell reads them: ours, from above
-    ZT_REQUIRE=$needs "$bin/ztlab" vm run --kernel 6.12 --engine "$engine" --timeout "$limit" \
-        --out "build/kernel-$engine-$name.out" -- \
+    eval "words=($5)" # as a shell reads them: ours, from above
+    ZT_REQUIRE=$needs "$bin/ztlab" vm run --kernel "$kernel" --engine "$engine" --timeout "$limit" \
+        --out "$base.out" -- \
         "$bin/pytest" -q -p no:cacheprovider -o faulthandler_timeout="$limit" --junit-xml=/run/out/junit.xml "${words[@]}" \
         >"$base.log" 2>&1 || code=$?
-    mv "$base.out/junit.xml" "build/junit-kernel-$engine-$name.xml" 2>/dev/null || true
+    mv "$base.out/junit.xml" "build/junit-kernel-$engine-$kernel-$name.xml" 2>/dev/null || true
     rm -rf "$base.out"
     echo "$code" >"$base.code"
     { # in one piece: another may be writing too
-        printf '\n== %s %s: %s s, exit code %s\n' "$engine" "$name" "$(seconds_since "$start")" "$code"
+        printf '\n== %s %s %s: %s s, exit code %s\n' "$engine" "$kernel" "$name" "$(seconds_since "$start")" "$code"
         cat "$base.log"
     } >"$base.log.new"
     mv "$base.log.new" "$base.log"
