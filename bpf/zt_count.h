@@ -31,4 +31,22 @@ static __always_inline void zt_count(__u32 tag, __u8 hook, __u8 verdict, __u32 p
 	stats->bytes += bytes;
 }
 
+/* What a rule decided. JUDGED under the policy of SLOT. */
+static __always_inline void zt_count_rule(__u64 judged, __u32 slot, __u32 packets, __u32 bytes)
+{
+	__u32 rule = judged >> ZT_JUDGED_RULE_SHIFT & 0xffffff;
+	__u8 verdict = judged;
+	struct zt_stats *hits;
+
+	if (!rule || (verdict != ZT_ALLOWED && verdict != ZT_ESTABLISHED && verdict != ZT_DENY_RULE))
+		return;
+	hits = zt_rules_lookup(rule << 1 | slot);
+	if (!hits) {
+		zt_log_count(ZT_UNCOUNTED);
+		return;
+	}
+	hits->packets += packets;
+	hits->bytes += bytes;
+}
+
 #endif

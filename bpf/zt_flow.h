@@ -16,28 +16,36 @@ static __always_inline bool zt_is_tombstone(__u64 judged)
 	return (judged & 0xff) >= ZT_FIRST_DROP;
 }
 
-/* Fill the passage's flow key, and say which way the packet goes. */
-static __always_inline void zt_flow_key_of(struct zt_passage *passage)
+/* Fill the passage's flow key, and say which way a packet between these ends goes. */
+static __always_inline void zt_flow_key_of(struct zt_passage *passage, const __u32 *source,
+					   const __u32 *destination, __u16 source_port,
+					   __u16 destination_port, __u8 protocol)
 {
-	const struct zt_packet *packet = &passage->packet;
 	struct zt_flow_key *key = &passage->key;
-	bool from_high = packet->source_port > packet->destination_port;
+	bool from_high = source_port > destination_port;
 	int i;
 
 #pragma clang loop unroll(full)
 	for (i = 3; i >= 0; i--)
-		if (packet->source[i] != packet->destination[i])
-			from_high = packet->source[i] > packet->destination[i];
-	__builtin_memcpy(key->low, from_high ? packet->destination : packet->source,
-			 sizeof(key->low));
-	__builtin_memcpy(key->high, from_high ? packet->source : packet->destination,
-			 sizeof(key->high));
-	key->low_port = from_high ? packet->destination_port : packet->source_port;
-	key->high_port = from_high ? packet->source_port : packet->destination_port;
-	key->family = packet->family;
-	key->protocol = packet->protocol;
+		if (source[i] != destination[i])
+			from_high = source[i] > destination[i];
+	__builtin_memcpy(key->low, from_high ? destination : source, sizeof(key->low));
+	__builtin_memcpy(key->high, from_high ? source : destination, sizeof(key->high));
+	key->low_port = from_high ? destination_port : source_port;
+	key->high_port = from_high ? source_port : destination_port;
+	key->family = passage->packet.family;
+	key->protocol = protocol;
 	key->pad[0] = key->pad[1] = 0;
 	passage->from_high = from_high;
+}
+
+/* The key of the packet's own flow. */
+static __always_inline void zt_flow_key_of_packet(struct zt_passage *passage)
+{
+	const struct zt_packet *packet = &passage->packet;
+
+	zt_flow_key_of(passage, packet->source, packet->destination, packet->source_port,
+		       packet->destination_port, packet->protocol);
 }
 
 /* TCP that was reset, or that both ends finished. */

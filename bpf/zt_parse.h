@@ -25,6 +25,10 @@
 #define ZT_TCP_RST 0x04
 #define ZT_TCP_ACK 0x10
 
+#define ZT_IPV4_MORE 0x2000
+#define ZT_IPV4_OFFSET 0x1fff
+#define ZT_IPV6_MORE 1
+
 #define ZT_MAX_EXTENSIONS 6 /* IPv6 extension headers walked before giving up */
 
 struct zt_ipv4 {
@@ -48,7 +52,8 @@ struct zt_ipv6_extension {
 
 struct zt_ipv6_fragment {
 	__u8 next, reserved;
-	__u16 offset;
+	__u16 offset; /* and, in its lowest bit, whether more follow */
+	__u32 id;
 };
 
 struct zt_tcp {
@@ -73,27 +78,43 @@ struct zt_transport {
 	__u32 length;
 };
 
-static __always_inline int zt_parse_ipv4(struct __sk_buff *skb, struct zt_packet *packet,
-					 struct zt_transport *transport)
+/* LENGTH bytes of a packet in fragments, at OFFSET in units of 8 bytes. What no sender makes, and a
+ * destination must not get: nothing, an end between two units, more than a packet can be. */
+static __always_inline int zt_parse_fragment(struct zt_packet *packet, __u32 id, __u16 offset,
+					     bool is_last, __u32 length)
+{
+	if (!length || (!is_last && length & 7) || offset * 8 + length > 0xffff)
+		return ZT_MALFORMED;
+	packet->is_fragment = 1;
+	packet->is_last = is_last;
+	packet->fragment_id = id;
+	packet->fragment_from = offset;
+	packet->fragment_to = offset + (length + 7) / 8;
+	return 0;
+}
+
+static __always_inline int zt_parse_ipv4(struct __sk_buff *skb, const struct zt_ipv4 *ip,
+					 struct zt_packet *packet, struct zt_transport *transport)
 {
 	__u32 available = skb->len - zt_l3_offset, header, total;
-	struct zt_ipv4 ip;
+	__u16 fragment = zt_ntohs(ip->fragment);
 
-	if (bpf_skb_load_bytes(skb, zt_l3_offset, &ip, sizeof(ip)))
-		return ZT_MALFORMED;
-	header = (ip.version_ihl & 0xf) * 4;
-	total = zt_ntohs(ip.total_length);
+	header = (ip->version_ihl & 0xf) * 4;
+	total = zt_ntohs(ip->total_length);
 	if (!total && skb->gso_size) /* BIG TCP: longer than the field can say */
 		total = available;
-	if (header < sizeof(ip) || total < header || total > available)
+	if (header < sizeof(*ip) || total < header || total > available)
 		return ZT_MALFORMED;
 	packet->family = 4;
-	packet->source[0] = ip.source;
-	packet->destination[0] = ip.destination;
-	packet->protocol = ip.protocol;
+	packet->source[0] = ip->source;
+	packet->destination[0] = ip->destination;
+	packet->protocol = ip->protocol;
 	transport->start = zt_l3_offset + header;
 	transport->length = total - header;
-	return zt_ntohs(ip.fragment) & 0x1fff ? ZT_FRAGMENT : 0;
+	if (fragment & (ZT_IPV4_MORE | ZT_IPV4_OFFSET))
+		return zt_parse_fragment(packet, ip->id, fragment & ZT_IPV4_OFFSET,
+					 !(fragment & ZT_IPV4_MORE), transport->length);
+	return 0;
 }
 
 static __always_inline int zt_walk_extensions(struct __sk_buff *skb, struct zt_packet *packet,
@@ -101,6 +122,7 @@ static __always_inline int zt_walk_extensions(struct __sk_buff *skb, struct zt_p
 {
 	struct zt_ipv6_extension extension;
 	struct zt_ipv6_fragment fragment;
+	__u16 offset;
 	__u32 size;
 	int i;
 
@@ -120,12 +142,20 @@ static __always_inline int zt_walk_extensions(struct __sk_buff *skb, struct zt_p
 			packet->protocol = extension.next;
 			break;
 		case ZT_PROTO_FRAGMENT:
-			if (bpf_skb_load_bytes(skb, transport->start, &fragment, sizeof(fragment)))
+			/* RFC 8200, 4.1: at most once. */
+			if (packet->is_fragment || transport->length < sizeof(fragment) ||
+			    bpf_skb_load_bytes(skb, transport->start, &fragment, sizeof(fragment)))
 				return ZT_MALFORMED;
-			size = 8;
+			size = sizeof(fragment);
 			packet->protocol = fragment.next;
-			if (zt_ntohs(fragment.offset) & 0xfff8)
-				return ZT_FRAGMENT;
+			offset = zt_ntohs(fragment.offset);
+			/* RFC 6946: alone it is no fragment. */
+			if (offset & (0xfff8 | ZT_IPV6_MORE) &&
+			    zt_parse_fragment(packet, fragment.id, offset >> 3,
+					      !(offset & ZT_IPV6_MORE), transport->length - size))
+				return ZT_MALFORMED;
+			if (offset >> 3)
+				return 0;
 			break;
 		case ZT_PROTO_AH:
 		case ZT_PROTO_MOBILITY:
@@ -165,6 +195,94 @@ static __always_inline int zt_parse_ipv6(struct __sk_buff *skb, struct zt_packet
 	return zt_walk_extensions(skb, packet, transport);
 }
 
+static __always_inline __u8 zt_echo_request(__u8 family)
+{
+	return family == 4 ? 8 : 128;
+}
+
+static __always_inline __u8 zt_echo_reply(__u8 family)
+{
+	return family == 4 ? 0 : 129;
+}
+
+static __always_inline bool zt_is_icmp(__u8 family, __u8 protocol)
+{
+	return protocol == (family == 4 ? ZT_PROTO_ICMP : ZT_PROTO_ICMPV6);
+}
+
+/* Of the types that quote a packet: unreachable, source quench, time exceeded and bad parameter; with
+ * IPv6 unreachable, too big, time exceeded and bad parameter. A redirect (IPv4: 5) quotes one too,
+ * but it is advice about routes, which nobody takes through a tunnel. */
+static __always_inline bool zt_is_error(__u8 family, __u8 type)
+{
+	if (family == 4)
+		return type == 3 || type == 4 || type == 11 || type == 12;
+	return type >= 1 && type <= 4;
+}
+
+/* The packet that an ICMP error at AT, of LENGTH bytes, quotes. 8 bytes behind its IP header are
+ * enough. It is no error that could belong to a flow where less is there, or a later fragment. */
+static __always_inline bool zt_parse_quoted(struct __sk_buff *skb, __u32 at, __u32 length,
+					    struct zt_packet *packet)
+{
+	struct zt_tuple *quoted = &packet->quoted;
+	__u32 header;
+	struct zt_icmp start;
+
+	if (packet->family == 4) {
+		struct zt_ipv4 ip;
+
+		if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
+			return false;
+		header = (ip.version_ihl & 0xf) * 4;
+		if (ip.version_ihl >> 4 != 4 || header < sizeof(ip) ||
+		    zt_ntohs(ip.fragment) & ZT_IPV4_OFFSET)
+			return false;
+		quoted->source[0] = ip.source;
+		quoted->destination[0] = ip.destination;
+		quoted->protocol = ip.protocol;
+	} else {
+		struct zt_ipv6_fragment fragment;
+		struct zt_ipv6 ip;
+
+		if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
+			return false;
+		header = sizeof(ip);
+		if (ip.version_class >> 4 != 6)
+			return false;
+		__builtin_memcpy(quoted->source, ip.source, sizeof(ip.source));
+		__builtin_memcpy(quoted->destination, ip.destination, sizeof(ip.destination));
+		quoted->protocol = ip.next;
+		/* The one extension that packets of ordinary conversations have. */
+		if (quoted->protocol == ZT_PROTO_FRAGMENT) {
+			if (bpf_skb_load_bytes(skb, at + header, &fragment, sizeof(fragment)) ||
+			    zt_ntohs(fragment.offset) & 0xfff8)
+				return false;
+			quoted->protocol = fragment.next;
+			header += sizeof(fragment);
+		}
+	}
+	if (header + sizeof(start) > length ||
+	    bpf_skb_load_bytes(skb, at + header, &start, sizeof(start)))
+		return false;
+	if (quoted->protocol == ZT_PROTO_TCP || quoted->protocol == ZT_PROTO_UDP) {
+		/* The first four bytes are the two ports. */
+		quoted->source_port = (start.type << 8) | start.code;
+		quoted->destination_port = zt_ntohs(start.checksum);
+	} else if (zt_is_icmp(packet->family, quoted->protocol)) {
+		if (start.type == zt_echo_request(packet->family)) {
+			quoted->source_port = zt_ntohs(start.id);
+			quoted->destination_port = ZT_ECHO_PORT;
+		} else if (start.type == zt_echo_reply(packet->family)) {
+			quoted->source_port = ZT_ECHO_PORT;
+			quoted->destination_port = zt_ntohs(start.id);
+		} else {
+			return false;
+		}
+	}
+	return true;
+}
+
 /* Ports and flags, and the SIZE of the transport header: 0 of a protocol that is not read. Returns 0
  * or ZT_MALFORMED. */
 static __always_inline int zt_parse_transport(struct __sk_buff *skb, struct zt_packet *packet,
@@ -195,9 +313,9 @@ static __always_inline int zt_parse_transport(struct __sk_buff *skb, struct zt_p
 		*size = sizeof(udp);
 		packet->source_port = zt_ntohs(udp.source);
 		packet->destination_port = zt_ntohs(udp.destination);
-	} else if ((packet->protocol == ZT_PROTO_ICMP && packet->family == 4) ||
-		   (packet->protocol == ZT_PROTO_ICMPV6 && packet->family == 6)) {
-		__u8 request = packet->family == 4 ? 8 : 128, reply = packet->family == 4 ? 0 : 129;
+	} else if (zt_is_icmp(packet->family, packet->protocol)) {
+		__u8 request = zt_echo_request(packet->family);
+		__u8 reply = zt_echo_reply(packet->family);
 		struct zt_icmp icmp;
 
 		if (transport->length < sizeof(icmp) ||
@@ -216,6 +334,10 @@ static __always_inline int zt_parse_transport(struct __sk_buff *skb, struct zt_p
 		} else if (icmp.type == reply) {
 			packet->source_port = ZT_ECHO_PORT;
 			packet->destination_port = zt_ntohs(icmp.id);
+		} else if (zt_is_error(packet->family, icmp.type)) {
+			packet->is_error = zt_parse_quoted(skb, transport->start + sizeof(icmp),
+							   transport->length - sizeof(icmp),
+							   packet);
 		}
 	}
 	return 0;
@@ -237,17 +359,18 @@ static __always_inline void zt_parse(struct __sk_buff *skb, struct zt_packet *pa
 {
 	__u32 total = skb->len - zt_l3_offset, headers = 0, size = 0;
 	struct zt_transport transport = {};
-	__u8 version = 0;
+	struct zt_ipv4 ip; /* whichever it is, it is longer than this */
 
-	if (bpf_skb_load_bytes(skb, zt_l3_offset, &version, sizeof(version)))
+	if (bpf_skb_load_bytes(skb, zt_l3_offset, &ip, sizeof(ip)))
 		packet->fault = ZT_MALFORMED;
-	else if (version >> 4 == 4)
-		packet->fault = zt_parse_ipv4(skb, packet, &transport);
-	else if (version >> 4 == 6)
+	else if (ip.version_ihl >> 4 == 4)
+		packet->fault = zt_parse_ipv4(skb, &ip, packet, &transport);
+	else if (ip.version_ihl >> 4 == 6)
 		packet->fault = zt_parse_ipv6(skb, packet, &transport);
 	else
 		packet->fault = ZT_MALFORMED;
-	if (!packet->fault)
+	/* A later fragment has no transport header: zt_frag.h knows its first's. */
+	if (!packet->fault && !packet->fragment_from)
 		packet->fault = zt_parse_transport(skb, packet, &transport, &size);
 	if (transport.start)
 		headers = transport.start - zt_l3_offset + size;

@@ -6,11 +6,24 @@
 #include "zt_abi.h"
 #include "zt_load.h"
 
+/* The five things by which a conversation is known. */
+struct zt_tuple {
+	__u32 source[4];
+	__u32 destination[4];
+	__u16 source_port;
+	__u16 destination_port;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
 /* packets, bytes  as they are on the wire: a GSO packet counts as its segments
  * fault           0, or the drop reason that its form deserves; then no ports are known
  * is_tracked      belongs to a flow, or would if there were one
  * may_open        may begin a flow
- * is_syn          a TCP SYN without ACK */
+ * is_syn          a TCP SYN without ACK
+ * is_error        an ICMP error; quoted: of the packet it complains about
+ * is_fragment     of the packet fragment_id: from fragment_from up to, not including, fragment_to in
+ *                 units of 8 bytes; is_last: nothing comes behind it */
 struct zt_packet {
 	__u32 source[4];
 	__u32 destination[4];
@@ -27,7 +40,13 @@ struct zt_packet {
 	__u8 tcp_flags;
 	__u8 icmp_type;
 	__u8 icmp_code;
-	__u8 pad[3];
+	__u8 is_error;
+	__u8 is_fragment;
+	__u8 is_last;
+	__u16 fragment_from;
+	__u16 fragment_to;
+	__u32 fragment_id;
+	struct zt_tuple quoted;
 };
 
 /* It lives in a per-CPU map, not on the stack: the stack is small, and the verifier, which knows
@@ -38,7 +57,8 @@ struct zt_packet {
  *   source, destination          what the identity maps say of the two addresses
  *   source_tag, destination_tag  what that means for a packet of this origin
  *   from_high  the packet goes from the flow key's high end to its low one
- *   is_first   result: the first packet of a flow, or one that belongs to none */
+ *   is_first   result: the first packet of a flow, or one that belongs to none
+ *   is_quoting it complains about a packet of a flow; source and destination are then that packet's */
 struct zt_passage {
 	__u64 now;
 	__u64 policy;
@@ -56,7 +76,8 @@ struct zt_passage {
 	__u8 is_first;
 	__u8 from_high;
 	__u8 may_open;
-	__u8 pad[6];
+	__u8 is_quoting;
+	__u8 pad[5];
 };
 
 /* Make the compiler read memory again, so that the verifier forgets what was written there. */

@@ -41,7 +41,6 @@ static __always_inline void zt_mark(struct __sk_buff *skb, __u32 tag)
 static __always_inline int zt_pass_through(struct __sk_buff *skb, int hook)
 {
 	struct zt_passage *passage = zt_scratch_lookup();
-	struct zt_tags tags;
 	__u64 logging;
 	bool is_drop;
 
@@ -58,18 +57,14 @@ static __always_inline int zt_pass_through(struct __sk_buff *skb, int hook)
 
 	zt_parse(skb, &passage->packet);
 	zt_forget();
-	passage->source = zt_identify(passage->packet.family, passage->packet.source);
-	passage->destination = zt_identify(passage->packet.family, passage->packet.destination);
-	tags = zt_tags_of(passage, passage->origin, passage->source, passage->destination);
-	passage->source_tag = tags.source;
-	passage->destination_tag = tags.destination;
-
 	zt_decide(passage);
 
 	is_drop = zt_is_tombstone(passage->judged);
 	/* What goes on is counted under the far end, what is dropped under who sent it. */
 	zt_count(is_drop || hook == ZT_INGRESS ? passage->source_tag : passage->destination_tag, hook,
 		 passage->judged, passage->packet.packets, passage->packet.bytes);
+	zt_count_rule(passage->judged, passage->policy & ZT_POLICY_SLOT, passage->packet.packets,
+		      passage->packet.bytes);
 	zt_log_passage(passage, logging);
 	if (is_drop)
 		return ZT_DROP;

@@ -109,6 +109,15 @@ class Node:
             older[bytes(key)] = bytes(flow)
         self.datapath._maps["zt_flows"].put(older)
 
+    def age_fragments(self, seconds: float) -> None:
+        """Let every first fragment be that much older."""
+        older = {}
+        for key, value in self.datapath._maps["zt_frags"].items().items():
+            fragment = abi.Frag.from_buffer_copy(value)
+            fragment.created_ns -= int(seconds * 1e9)
+            older[key] = bytes(fragment)
+        self.datapath._maps["zt_frags"].put(older)
+
 
 @pytest.fixture(scope="session", params=LOADERS)
 def loader(request: pytest.FixtureRequest) -> str:
@@ -131,7 +140,8 @@ def node(loaded: Datapath) -> Iterator[Node]:
     loaded.set_authz_mode(AuthzMode.ENFORCE)
     loaded.set_logging(True, "packet")
     yield Node(loaded)
-    for name in ("zt_ids", "zt_nets", "zt_pairs", "zt_policy", "zt_flows", "zt_stats"):
+    for name in ("ids", "nets", "pairs", "policy", "flows", "frags", "quotas", "stats"):
+        name = f"zt_{name}"
         loaded._maps[name].delete(loaded._maps[name].items())
     while loaded.read_events(0):
         pass
