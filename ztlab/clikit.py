@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -30,6 +32,22 @@ class ZtGroup(click.Group):
             # The reader (head, less) went away: nothing left to say, and nobody to say it to.
             sys.stderr.close()
             sys.exit(141)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            fail(no_room(error))
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
+
+def no_room(error: OSError) -> ZtError:
+    """A full disk is the operator's to mend, wherever it was met."""
+    where = os.fsdecode(error.filename) if error.filename else "the output, or a file"
+    return ZtError(
+        f"cannot write {where}: {os.strerror(error.errno or errno.ENOSPC)}",
+        hint="make room (df -h), then do it again",
+    )
 
 
 def fail(error: ZtError) -> NoReturn:

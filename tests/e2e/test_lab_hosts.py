@@ -295,7 +295,7 @@ def test_exec_keeps_the_callers_directory_where_the_node_has_it(lab: Lab, tmp_pa
     ("words", "code", "says"),
     [
         (("exec", "h3", "--", "true"), 1, "has no node 'h3'"),
-        (("exec", "h1", "--", "no-such-program"), 1, "no command 'no-such-program'"),
+        (("exec", "h1", "--", "no-such-program"), 127, "no command 'no-such-program'"),
         (("exec", "h1"), 2, "COMMAND"),
         (("down", "nolab"), 1, "no lab 'nolab'"),
         (("logs", "h1"), 1, "runs no agent"),

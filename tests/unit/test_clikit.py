@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -30,6 +31,8 @@ def end(how: str) -> None:
         "faulty": SchemaError(["a: missing", "b: missing"]),
         "stopped": KeyboardInterrupt(),
         "bug": ZeroDivisionError("a bug"),
+        "full": OSError(errno.ENOSPC, "No space left on device", "/var/x"),
+        "other": OSError(errno.EIO, "Input/output error", "/var/x"),
     }
     if how in ends:
         raise ends[how]
@@ -44,6 +47,12 @@ def end(how: str) -> None:
         ("unfit", 3, "error: not root\n hint: sudo\n"),
         ("faulty", 1, "error: a: missing\nb: missing\n"),
         ("stopped", 130, "interrupted\n"),
+        (
+            "full",
+            1,
+            "error: cannot write /var/x: No space left on device\n"
+            " hint: make room (df -h), then do it again\n",
+        ),
     ],
 )
 def test_an_end_has_its_lines_on_stderr_and_its_exit_code(how: str, code: int, said: str) -> None:
@@ -88,3 +97,16 @@ def test_a_reader_that_went_away_is_no_failure_to_talk_about() -> None:
     talker.stderr.close()
     assert talker.wait(timeout=20) == 141
     assert said == b""
+
+
+def test_a_full_disk_below_the_output_itself_is_said_and_is_a_failure() -> None:
+    code = "from tests.unit.test_clikit import program; program(['end', 'well'])"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: cannot write the output, or a file: No space left")
+    assert b"Traceback" not in done.stderr
+
+
+def test_another_error_of_the_system_keeps_its_traceback() -> None:
+    assert isinstance(CliRunner().invoke(program, ["end", "other"]).exception, OSError)

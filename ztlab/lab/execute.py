@@ -22,6 +22,12 @@ _KEPT_PREFIXES = ("ZT_", "BCC_", "LC_")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+class NoCommand(NotFound):
+    """A program that the node does not have; the exit code is a shell's."""
+
+    exit_code = 127
+
+
 def programs_dir() -> Path:
     """Where zt-agent and zt-coordinator are: beside the interpreter that runs us."""
     return Path(sys.executable).parent
@@ -72,7 +78,7 @@ def popen(
 
     def start() -> subprocess.Popen[Any]:
         if shutil.which(argv[0], path=environment["PATH"]) is None:
-            raise NotFound(f"{node.name}: no command {argv[0]!r}")
+            raise NoCommand(f"{node.name}: no command {argv[0]!r}")
         return subprocess.Popen([*_LEASH, *argv], env=environment, **streams)
 
     process = call_inside(record, node, start, kinds=EVERYTHING, cwd=_here(), linger=_stay)
