@@ -8,7 +8,7 @@ from flask import Flask
 from sqlalchemy import select
 
 from coordinator import tls
-from coordinator.api import admin, node, problems
+from coordinator.api import admin, node, problems, rotation
 from coordinator.api.context import EXTENSION, Service
 from coordinator.enrolment import Place
 from coordinator.hub import Hub
@@ -42,6 +42,7 @@ def create_app(settings: Settings) -> Flask:
         token_ttl=timedelta(seconds=settings.token_ttl_s),
     )
     app.register_blueprint(node.blueprint, url_prefix="/api/v1")
+    app.register_blueprint(rotation.blueprint, url_prefix="/api/v1")
     app.register_blueprint(admin.blueprint, url_prefix="/api/v1")
     problems.install(app)
     return app

@@ -7,13 +7,16 @@ learns the other mesh nodes, and the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import ip_network
 
 from coordinator.state import NetworkState, NodeState
-from ztlab.model.config import Identity, NodeConfig, Peer, Self
+from ztlab.model.config import Identity, NodeConfig, Peer, Role, Self
 from ztlab.model.policy import Policy
 
 KEEPALIVE_S = 25
+MEETS: Mapping[str, Role] = {"client": "gateway", "gateway": "client", "mesh": "mesh"}
 
 
 def node_config(network: NetworkState, node: NodeState) -> NodeConfig:
@@ -30,7 +33,7 @@ def node_config(network: NetworkState, node: NodeState) -> NodeConfig:
             identity=node.identity,
             addresses=node.addresses,
         ),
-        peers=tuple(_peer(network, node, peer) for peer in peers),
+        peers=tuple(entry for peer in peers for entry in _entries(network, node, peer)),
         identities=_identities(network, (node, *peers)) if judges else (),
         resources=network.resources if judges else (),
         policy=_policy(network.policy) if judges else None,
@@ -39,8 +42,20 @@ def node_config(network: NetworkState, node: NodeState) -> NodeConfig:
 
 def peers_of(network: NetworkState, node: NodeState) -> tuple[NodeState, ...]:
     """The nodes that NODE has a tunnel to, by name."""
-    meets = {"client": "gateway", "gateway": "client", "mesh": "mesh"}[node.role]
+    meets = MEETS[node.role]
     return tuple(peer for peer in network.nodes if peer.role == meets and peer.id != node.id)
+
+
+def _entries(network: NetworkState, node: NodeState, peer: NodeState) -> tuple[Peer, ...]:
+    """PEER as NODE is told of it: once for each key it may come with.
+
+    The key to come has no prefixes yet, so nothing is believed of it, and it is not dialled: its
+    owner does not answer to it before it is used.
+    """
+    present = _peer(network, node, peer)
+    if peer.next_key is None:
+        return (present,)
+    return present, replace(present, public_key=peer.next_key, allowed_ips=(), keepalive_s=0)
 
 
 def _peer(network: NetworkState, node: NodeState, peer: NodeState) -> Peer:

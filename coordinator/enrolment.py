@@ -24,11 +24,13 @@ from coordinator.secrets import digest, fresh
 from coordinator.store.engine import Store
 from coordinator.store.models import (
     ChallengeRow,
+    FormerKeyRow,
     GroupRow,
     IdentityRow,
     NodeRow,
     NodeTokenRow,
     ResourceRow,
+    RotationRow,
     SetupKeyRow,
 )
 from ztlab.errors import SchemaError
@@ -49,11 +51,13 @@ def check_plain_endpoint(text: str) -> None:
     check_endpoint(text)
 
 
-def _check_key(text: str) -> None:
+def check_key(text: str) -> None:
+    """ValueError unless TEXT is a WireGuard public key in canonical form."""
     decode_public_key(text)
 
 
-def _check_proof(text: str) -> None:
+def check_proof_text(text: str) -> None:
+    """ValueError unless TEXT is 32 bytes in base64."""
     try:
         raw = base64.b64decode(text.encode("ascii"), validate=True)
     except (UnicodeEncodeError, binascii.Error):
@@ -67,7 +71,7 @@ class ChallengeRequest:
     """Body of POST /node/challenge."""
 
     purpose: Purpose
-    public_key: str = field(check=_check_key)
+    public_key: str = field(check=check_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +79,8 @@ class TokenRequest:
     """Body of POST /node/token."""
 
     challenge_id: str
-    public_key: str = field(check=_check_key)
-    proof: str = field(check=_check_proof)
+    public_key: str = field(check=check_key)
+    proof: str = field(check=check_proof_text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +88,8 @@ class EnrolRequest:
     """Body of POST /node/enrol."""
 
     challenge_id: str
-    public_key: str = field(check=_check_key)
-    proof: str = field(check=_check_proof)
+    public_key: str = field(check=check_key)
+    proof: str = field(check=check_proof_text)
     name: str = field(check=check_name)
     endpoint: str | None = field(default=None, check=check_plain_endpoint)
 
@@ -131,7 +135,7 @@ def challenge(
     if request.purpose == "enrol":
         setup_key_id = usable_setup_key(session, bearer, now).id
     else:
-        _live_node(session, request.public_key)
+        live_node(session, request.public_key)
     ephemeral = X25519PrivateKey.generate()
     row = ChallengeRow(
         id=str(uuid.uuid4()),
@@ -183,8 +187,15 @@ def check_proof(
     """Unauthenticated unless the request proves its key on this challenge."""
     if (spent.purpose, spent.public_key) != (purpose, request.public_key):
         raise Unauthenticated("the challenge was given for another purpose or key")
+    check_possession(place, spent, purpose, request.public_key, request.proof, extra)
+
+
+def check_possession(
+    place: Place, spent: Spent, purpose: Purpose, public_key: str, proof: str, extra: bytes
+) -> None:
+    """Unauthenticated unless PROOF (base64) proves PUBLIC_KEY on this challenge."""
     ephemeral = X25519PrivateKey.from_private_bytes(spent.ephemeral_key)
-    node_key = decode_public_key(request.public_key)
+    node_key = decode_public_key(public_key)
     transcript = Transcript(
         purpose=purpose,
         network_id=place.network_id,
@@ -196,7 +207,7 @@ def check_proof(
     )
     try:
         secret = ephemeral.exchange(X25519PublicKey.from_public_bytes(node_key))
-        is_right = verify(transcript, secret, base64.b64decode(request.proof))
+        is_right = verify(transcript, secret, base64.b64decode(proof))
     except ValueError as error:  # an all-zero secret
         raise SchemaError([f"public_key: {error}"]) from error
     if not is_right:
@@ -252,7 +263,7 @@ def renew(
 ) -> NewToken:
     """The next token of an enrolled, unrevoked node that proved its key."""
     check_proof(place, spent, "token", request, b"")
-    node = _live_node(session, request.public_key)
+    node = live_node(session, request.public_key)
     node.last_contact_at = now
     return issue_token(session, node, now, token_ttl)
 
@@ -279,12 +290,28 @@ def usable_setup_key(session: Session, bearer: str | None, now: datetime) -> Set
     return row
 
 
-def _live_node(session: Session, public_key: str) -> NodeRow:
-    found = select(NodeRow).where(NodeRow.public_key == public_key, NodeRow.revoked_at.is_(None))
-    node = session.scalars(found).one_or_none()
-    if node is None:
+def live_node(session: Session, public_key: str) -> NodeRow:
+    """The unrevoked node with this key, or on its way to it; Unauthenticated if there is none."""
+    node = holder(session, public_key)
+    if node is None or node.revoked_at is not None or is_former(session, public_key):
         raise Unauthenticated("no enrolled node has this key")
     return node
+
+
+def holder(session: Session, public_key: str) -> NodeRow | None:
+    """The node that has, had or will have this key, whatever became of it."""
+    keyed = select(NodeRow).where(NodeRow.public_key == public_key)
+    if (node := session.scalars(keyed).one_or_none()) is not None:
+        return node
+    former = session.get(FormerKeyRow, public_key)
+    coming = select(RotationRow).where(RotationRow.public_key == public_key)
+    row = former or session.scalars(coming).one_or_none()
+    return session.get_one(NodeRow, row.node_id) if row else None
+
+
+def is_former(session: Session, public_key: str) -> bool:
+    """Was this key given up by a rotation?"""
+    return session.get(FormerKeyRow, public_key) is not None
 
 
 def _check_bound_name(key: SetupKeyRow, name: str) -> None:
@@ -297,10 +324,10 @@ def _check_new(session: Session, request: EnrolRequest) -> None:
     named = select(NodeRow).where(NodeRow.name == request.name, NodeRow.revoked_at.is_(None))
     if session.scalars(named).one_or_none() is not None:
         raise Conflict(f"a node is called {request.name!r} already")
-    keyed = select(NodeRow).where(NodeRow.public_key == request.public_key)
-    if (holder := session.scalars(keyed).one_or_none()) is not None:
-        state = "was revoked" if holder.revoked_at else "is enrolled already"
-        raise Conflict(f"this key {state}, as node {holder.name!r}")
+    if (node := holder(session, request.public_key)) is not None:
+        state = "was revoked" if node.revoked_at else "is enrolled already"
+        state = "was given up" if is_former(session, request.public_key) else state
+        raise Conflict(f"this key {state}, as node {node.name!r}")
 
 
 def _ensure_identity(session: Session, name: str, now: datetime) -> None:

@@ -17,7 +17,7 @@ from coordinator.hub import Hub
 from coordinator.settings import Settings
 from coordinator.state import NetworkState
 from coordinator.store.engine import Store
-from coordinator.store.models import NetworkRow, NodeRow
+from coordinator.store.models import NetworkRow, NodeRow, RotationRow
 from ztlab.errors import SchemaError, ZtError
 from ztlab.model.config import NodeConfig, Revision
 
@@ -65,6 +65,8 @@ def begin_epoch(session: Session) -> Revision:
     row.epoch, row.number = secrets.token_hex(16), 1
     for node in session.scalars(select(NodeRow)):
         node.wanted_epoch, node.wanted_number = row.epoch, row.number
+    for rotation in session.scalars(select(RotationRow)):
+        rotation.epoch, rotation.number = row.epoch, row.number
     return Revision(epoch=row.epoch, number=row.number)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from coordinator import allocation, clock, network
+from coordinator import allocation, clock, network, rotation
 from coordinator.enrolment import check_plain_endpoint
 from coordinator.errors import Conflict, Forbidden, Unauthenticated
 from coordinator.secrets import digest
@@ -128,6 +128,8 @@ def describe(session: Session, node: NodeRow) -> dict[str, Any]:
         "wanted": codec.encode(network.wanted(node)),
         "applied": applied,
         "has_converged": node.revoked_at is None and network.has_converged(node),
+        "rotation": rotation.describe(session, node),
+        "former_keys": rotation.former_keys(session, node.id),
     }
 
 

@@ -15,6 +15,7 @@ from coordinator.store.models import (
     NetworkRow,
     NodeRow,
     ResourceRow,
+    RotationRow,
 )
 from ztlab.model import codec
 from ztlab.model.config import Resource, Role
@@ -25,6 +26,7 @@ from ztlab.model.policy import Policy
 class NodeState:
     """One unrevoked node.
 
+    next_key   the public key it is changing to; None: it is not
     addresses  its tunnel addresses in the order of the pools, /32 and /128
     """
 
@@ -35,6 +37,7 @@ class NodeState:
     public_key: str
     endpoint: str | None
     addresses: tuple[str, ...]
+    next_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,7 @@ def _nodes(session: Session) -> tuple[NodeState, ...]:
     held = select(AddressRow).where(AddressRow.released_at.is_(None)).order_by(AddressRow.pool)
     for row in session.scalars(held):
         addresses.setdefault(row.node_id, []).append(host_prefix(row.address))
+    coming = {row.node_id: row.public_key for row in session.scalars(select(RotationRow))}
     live = select(NodeRow).where(NodeRow.revoked_at.is_(None)).order_by(NodeRow.name)
     return tuple(
         NodeState(
@@ -105,6 +109,7 @@ def _nodes(session: Session) -> tuple[NodeState, ...]:
             public_key=row.public_key,
             endpoint=row.endpoint,
             addresses=tuple(addresses.get(row.id, ())),
+            next_key=coming.get(row.id),
         )
         for row in session.scalars(live)
     )

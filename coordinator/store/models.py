@@ -120,6 +120,32 @@ class NodeRow(Base):
     applied_error: Mapped[str | None] = mapped_column(Text)
 
 
+class RotationRow(Base):
+    """A node that is changing its key: the new one, proved, and when it was announced.
+
+    epoch, number  the revision that announced it: who acknowledged that one knows the key
+    """
+
+    __tablename__ = "rotations"
+    node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"), primary_key=True)
+    public_key: Mapped[str] = mapped_column(String(44), unique=True)
+    epoch: Mapped[str] = mapped_column(String(32))
+    number: Mapped[int]
+    started_at: Mapped[datetime]
+    deadline_at: Mapped[datetime]
+
+
+class FormerKeyRow(Base):
+    """A key that a node had once: no longer good for anything, and never for another node."""
+
+    __tablename__ = "former_keys"
+    public_key: Mapped[str] = mapped_column(String(44), primary_key=True)
+    client_id: Mapped[str] = mapped_column(String(26), unique=True)
+    node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"), index=True)
+    since: Mapped[datetime]
+    until: Mapped[datetime]
+
+
 class AddressRow(Base):
     """A tunnel address, held by a node or resting after its release.
 

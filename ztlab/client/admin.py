@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from ztlab.client.keys import FormerKey, KeyChange
 from ztlab.client.transport import SocketFactory, Transport
 from ztlab.model import codec
 from ztlab.model.codec import field
@@ -36,8 +37,10 @@ class Applied:
 class Node:
     """One enrolled node. Timestamps are RFC 3339 UTC.
 
-    addresses  tunnel addresses, /32 and /128
-    applied    None: it never acknowledged anything
+    addresses    tunnel addresses, /32 and /128
+    applied      None: it never acknowledged anything
+    rotation     None: it is not changing its key
+    former_keys  the oldest first
     """
 
     id: str
@@ -54,6 +57,8 @@ class Node:
     wanted: Wanted
     applied: Applied | None
     has_converged: bool
+    rotation: KeyChange | None = None
+    former_keys: tuple[FormerKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

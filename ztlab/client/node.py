@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import urllib3
 
+from ztlab.client.keys import KeyChange
 from ztlab.client.transport import SocketFactory, Transport, unreachable_if_broken
 from ztlab.errors import Refused, SchemaError, Unreachable
 from ztlab.model import codec
@@ -211,6 +212,39 @@ class NodeClient:
         token = codec.decode(NodeToken, answer, path="token")
         self.token = token.token
         return token
+
+    def rotate(
+        self, *, public_key: str, prove: Prove, new_public_key: str, new_prove: Prove, wait_s: int
+    ) -> KeyChange:
+        """Announce a new key, both proved on one challenge; again for the same: how far it is.
+
+        wait_s  how long to wait for peers that do not acknowledge it
+        """
+        challenge = self._challenge("rotate", public_key, bearer="")
+        old, new = decode_public_key(public_key), decode_public_key(new_public_key)
+        body = self._proof("rotate", challenge, public_key, new, prove)
+        renewed = self._proof("rotate", challenge, new_public_key, old, new_prove)
+        body |= {
+            "new_public_key": new_public_key,
+            "new_proof": renewed["proof"],
+            "wait_s": wait_s,
+        }
+        answer = self._transport.request("POST", "/node/rotate", body, bearer="")
+        return codec.decode(KeyChange, answer, path="rotation")
+
+    def rotation(self) -> KeyChange:
+        """How far the change of this node's key is; Refused (404) where there is none."""
+        answer = self._transport.request("GET", "/node/rotation")
+        return codec.decode(KeyChange, answer, path="rotation")
+
+    def commit_rotation(self, public_key: str) -> None:
+        """This node uses PUBLIC_KEY now: prefixes move to it, the old one goes. Safe to repeat."""
+        body = {"public_key": public_key}
+        self._transport.request("POST", "/node/rotation/commit", body)
+
+    def cancel_rotation(self) -> None:
+        """Forget a key that was announced; no error where none was."""
+        self._transport.request("DELETE", "/node/rotation")
 
     def stream(self, *, digest: str | None = None) -> EventStream:
         """Open the configuration stream, saying that DIGEST is what this node has."""

@@ -241,7 +241,7 @@ def test_a_store_that_fails_is_503_and_one_line_of_the_log(
 def test_every_route_but_health_and_the_challenge_wants_a_token(app: Flask) -> None:
     client = app.test_client()
     open_routes = {("GET", "/api/v1/health")}
-    proven = {f"/api/v1/node/{name}" for name in ("challenge", "enrol", "token")}
+    proven = {f"/api/v1/node/{name}" for name in ("challenge", "enrol", "token", "rotate")}
     for rule in app.url_map.iter_rules():
         path = rule.rule.replace("<name>", "x").replace("<key_id>", "x")
         for method in (rule.methods or set()) - {"HEAD"}:

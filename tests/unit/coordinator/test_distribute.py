@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from coordinator.distribute import node_config
@@ -153,3 +154,20 @@ def test_no_configuration_gives_one_prefix_to_two_peers() -> None:
     for who in ALL.nodes:
         prefixes = [p for peer in node_config(ALL, who).peers for p in peer.allowed_ips]
         assert len(prefixes) == len(set(prefixes))
+
+
+def test_a_key_to_come_is_told_beside_the_present_one_without_prefixes_or_keepalive() -> None:
+    changing = replace(GW1, next_key=key(99))
+    where = network(ALICE, BORIS, changing, GW2, MARY, MIKE)
+    before, after = (told(ALICE, at)["peers"] for at in (ALL, where))
+    present, coming = after[:2]
+    assert [present, *after[2:]] == before
+    assert coming == {**present, "public_key": key(99), "allowed_ips": [], "keepalive_s": 0}
+
+
+def test_a_node_that_changes_its_key_is_told_nothing_new_and_neither_are_strangers() -> None:
+    where = network(ALICE, BORIS, replace(GW1, next_key=key(99)), GW2, MARY, MIKE)
+    changing = next(node for node in where.nodes if node.name == "gw1")
+    assert told(changing, where) == told(GW1)
+    for stranger in (GW2, MARY):
+        assert told(stranger, where) == told(stranger)

@@ -1,0 +1,58 @@
+"""/api/v1/node/rotate and /node/rotation: a node changes its key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint
+
+from coordinator import clock, enrolment, network, nodes, rotation
+from coordinator.api.context import bearer, body, service
+from coordinator.nodes import Caller
+from coordinator.rotation import CommitRequest, RotateRequest
+
+blueprint = Blueprint("rotation", __name__)
+SMALL_BYTES = 65536
+
+
+@blueprint.post("/node/rotate")
+def rotate() -> dict[str, Any]:
+    here, asked = service(), body(RotateRequest, max_bytes=SMALL_BYTES)
+    spent = enrolment.spend(here.store, asked.challenge_id, clock.now())
+    answer, _ = network.change(
+        here.store,
+        here.hub,
+        lambda session: rotation.begin(session, here.place, spent, asked, clock.now()),
+    )
+    return answer
+
+
+@blueprint.get("/node/rotation")
+def progress() -> dict[str, Any]:
+    caller = _caller()
+    with service().store.reading() as session:
+        return rotation.progress(session, caller.node_id)
+
+
+@blueprint.post("/node/rotation/commit")
+def commit() -> dict[str, Any]:
+    here, caller, asked = service(), _caller(), body(CommitRequest, max_bytes=SMALL_BYTES)
+    token = bearer()
+    answer, _ = network.change(
+        here.store,
+        here.hub,
+        lambda session: rotation.commit(session, caller.node_id, token, asked, clock.now()),
+    )
+    return answer
+
+
+@blueprint.delete("/node/rotation")
+def cancel() -> tuple[str, int]:
+    here, caller = service(), _caller()
+    network.change(here.store, here.hub, lambda session: rotation.cancel(session, caller.node_id))
+    return "", 204
+
+
+def _caller() -> Caller:
+    with service().store.reading() as session:
+        return nodes.authenticate(session, bearer(), clock.now())
