@@ -260,17 +260,20 @@ class RuleKey(Record):
     _fields_ = [("slot", ctypes.c_uint32), ("rule", ctypes.c_uint32)]
 
 
-class RuleId(Record):
-    _fields_ = [("id", ctypes.c_char * RULE_ID_BYTES)]
+class RuleName(Record):
+    _fields_ = [
+        ("id", ctypes.c_char * RULE_ID_BYTES),
+        ("action", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8 * 7),
+    ]
 
 
 class RuleTotal(Record):
     _fields_ = [
         ("packets", ctypes.c_uint64),
         ("bytes", ctypes.c_uint64),
-        ("epoch", ctypes.c_uint32),
-        ("action", ctypes.c_uint8),
-        ("pad", ctypes.c_uint8 * 3),
+        ("generation", ctypes.c_uint32),
+        ("pad", ctypes.c_uint8 * 4),
     ]
 
 
@@ -328,7 +331,7 @@ STRUCTURES: dict[str, type[Record]] = {
     "zt_frag": Frag,
     "zt_quota": Quota,
     "zt_rule_key": RuleKey,
-    "zt_rule_id": RuleId,
+    "zt_rule_name": RuleName,
     "zt_rule_total": RuleTotal,
     "zt_stats_key": StatsKey,
     "zt_stats": Stats,
@@ -346,8 +349,8 @@ MAPS: dict[str, tuple[type[Any], type[Any]]] = {
     "zt_frags": (FragKey, Frag),
     "zt_quotas": (ctypes.c_uint32, Quota),
     "zt_rules": (ctypes.c_uint32, Stats),
-    "zt_names": (RuleKey, RuleId),
-    "zt_totals": (RuleId, RuleTotal),
+    "zt_names": (RuleKey, RuleName),
+    "zt_totals": (RuleName, RuleTotal),
     "zt_stats": (StatsKey, Stats),
     "zt_log": (ctypes.c_uint32, ctypes.c_uint64),
 }

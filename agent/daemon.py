@@ -359,6 +359,7 @@ class Agent:
         peers = applied.config.peers if applied else ()
         return Snapshot(
             traffic=self.feed.traffic(),
+            rules=self.feed.rules(),
             uncounted=self.datapath.uncounted_packets(),
             log=self.flowlog.counts(),
             flows=self.datapath.flow_count(),

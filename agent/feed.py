@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.datapath.datapath import Datapath
 from agent.events import Names, record
 from agent.flowlog import Emitted, Reading
-from agent.metrics import Traffic
+from agent.metrics import RuleTraffic, Traffic
 
 
 class DatapathFeed:
@@ -37,4 +37,16 @@ class DatapathFeed:
                 bytes=counter.bytes,
             )
             for counter in self._datapath.counters()
+        )
+
+    def rules(self) -> tuple[RuleTraffic, ...]:
+        """What each rule decided."""
+        return tuple(
+            RuleTraffic(
+                rule=hits.rule,
+                action=hits.action.name.lower(),
+                packets=hits.packets,
+                bytes=hits.bytes,
+            )
+            for hits in self._datapath.rule_hits()
         )

@@ -36,6 +36,16 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RuleTraffic:
+    """What one rule decided; action: allow | deny."""
+
+    rule: str
+    action: str
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Everything /metrics says, at one moment.
 
@@ -46,6 +56,7 @@ class Snapshot:
     """
 
     traffic: tuple[Traffic, ...]
+    rules: tuple[RuleTraffic, ...]
     uncounted: int
     log: LogCounts
     flows: int
@@ -70,6 +81,7 @@ class AgentCollector(Collector):
         now = self._snapshot()
         yield from _traffic(now)
         yield from _drops(now)
+        yield from _rules(now)
         yield from _log(now)
         yield from _state(now)
         yield from _control_plane(now)
@@ -151,6 +163,14 @@ def _drops(now: Snapshot) -> Iterator[Metric]:
     yield _counter("zt_belt_drops", text, (), {(): float(now.health.belt_drops)})
     text = "Packets that the counters above had no room for."
     yield _counter("zt_uncounted_packets", text, (), {(): float(now.uncounted)})
+
+
+def _rules(now: Snapshot) -> Iterator[Metric]:
+    packets = {(row.rule, row.action): float(row.packets) for row in now.rules}
+    octets = {(row.rule, row.action): float(row.bytes) for row in now.rules}
+    labels = ("rule", "action")
+    yield _counter("zt_rule_packets", "Packets that a rule decided about.", labels, packets)
+    yield _counter("zt_rule_bytes", "Bytes of these packets.", labels, octets)
 
 
 def _log(now: Snapshot) -> Iterator[Metric]:

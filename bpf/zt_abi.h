@@ -216,21 +216,22 @@ struct zt_quota {
 
 /* zt_rules: what did this rule decide? An array per CPU, at rule << 1 | slot, the rule's number being
  * zt_policy's. What a policy that is gone counted is in zt_totals, by the rule's id; zt_names says which
- * id a number has. Programs do not read these two: they live here because they must live as long as
+ * id a number has, and at rule 0, in decimal, which generation the slot holds. Programs do not read these two: they live here because they must live as long as
  * the counters. */
 struct zt_rule_key {
 	__u32 slot;
 	__u32 rule; /* index + 1 in written order */
 };
-struct zt_rule_id {
+struct zt_rule_name {
 	char id[64]; /* zeros behind it */
+	__u8 action; /* enum zt_action: a rule that changes sides is counted as two */
+	__u8 pad[7];
 };
 struct zt_rule_total {
 	__u64 packets;
 	__u64 bytes;
-	__u32 epoch;  /* of the last policy whose count was added; its own count may still be there */
-	__u8 action; /* enum zt_action */
-	__u8 pad[3];
+	__u32 generation; /* of the last policy whose hits are in it; they may still be in zt_rules too */
+	__u8 pad[4];
 };
 
 /* zt_stats: one pair of counters per identity, hook and verdict. */

@@ -68,9 +68,9 @@ BPF_TABLE("lru_hash", struct zt_flow_key, struct zt_flow, zt_flows, ZT_MAX_FLOWS
 BPF_TABLE("lru_hash", struct zt_frag_key, struct zt_frag, zt_frags, ZT_MAX_FRAGS);
 BPF_F_TABLE("hash", __u32, struct zt_quota, zt_quotas, ZT_MAX_QUOTAS, BPF_F_NO_PREALLOC);
 BPF_PERCPU_ARRAY(zt_rules, struct zt_stats, ZT_MAX_RULES);
-BPF_F_TABLE("hash", struct zt_rule_key, struct zt_rule_id, zt_names, ZT_MAX_NAMES,
+BPF_F_TABLE("hash", struct zt_rule_key, struct zt_rule_name, zt_names, ZT_MAX_NAMES,
 	    BPF_F_NO_PREALLOC);
-BPF_F_TABLE("hash", struct zt_rule_id, struct zt_rule_total, zt_totals, ZT_MAX_TOTALS,
+BPF_F_TABLE("hash", struct zt_rule_name, struct zt_rule_total, zt_totals, ZT_MAX_TOTALS,
 	    BPF_F_NO_PREALLOC);
 BPF_TABLE("percpu_hash", struct zt_stats_key, struct zt_stats, zt_stats, ZT_MAX_STATS);
 BPF_PERCPU_ARRAY(zt_log, __u64, ZT_LOG_COUNTERS);
@@ -242,14 +242,14 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct zt_rule_key);
-	__type(value, struct zt_rule_id);
+	__type(value, struct zt_rule_name);
 	__uint(max_entries, ZT_MAX_NAMES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } zt_names SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct zt_rule_id);
+	__type(key, struct zt_rule_name);
 	__type(value, struct zt_rule_total);
 	__uint(max_entries, ZT_MAX_TOTALS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

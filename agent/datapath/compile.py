@@ -34,6 +34,7 @@ def desired_state(
             policy={},
             pairs={},
             rules=(),
+            actions=(),
             default_allow=False,
             is_client=True,
             self_tag=TAG_UNKNOWN,
@@ -55,6 +56,7 @@ def desired_state(
         policy=entries,
         pairs=pairs,
         rules=tuple(rule.id for rule in policy.rules),
+        actions=tuple(_action(rule) for rule in policy.rules),
         default_allow=policy.default == "allow",
         is_client=False,
         self_tag=tags[config.node.identity],
@@ -139,11 +141,12 @@ def _contains(outer: IPNetwork, inner: IPNetwork) -> bool:
 def _policy_entries(
     policy: Policy, tags: dict[str, int], limits: Limits
 ) -> dict[PolicyMatch, PolicyOutcome]:
-    if len(policy.rules) > RULE_MAX:
-        raise SchemaError([f"policy.rules: want at most {RULE_MAX} rules, got {len(policy.rules)}"])
+    most = min(limits.rules, RULE_MAX)
+    if len(policy.rules) > most:
+        raise SchemaError([f"policy.rules: want at most {most} rules, got {len(policy.rules)}"])
     entries: dict[PolicyMatch, PolicyOutcome] = {}
     for index, rule in enumerate(policy.rules):
-        outcome = PolicyOutcome(index + 1, Action.DENY if rule.action == "deny" else Action.ALLOW)
+        outcome = PolicyOutcome(index + 1, _action(rule))
         for match in _matches(policy, rule, tags):
             before = entries.get(match)
             # Deny beats allow; of one action the first rule is named, and rules come in order.
@@ -155,6 +158,10 @@ def _policy_entries(
                     hint="fewer port ranges, or `*` in place of a large group, need fewer",
                 )
     return entries
+
+
+def _action(rule: Rule) -> Action:
+    return Action.DENY if rule.action == "deny" else Action.ALLOW
 
 
 def _matches(policy: Policy, rule: Rule, tags: dict[str, int]) -> Iterator[PolicyMatch]:

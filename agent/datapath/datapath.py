@@ -21,6 +21,7 @@ from agent.abi import ConfigWord, IPNetwork, LogCounter, Logging, PolicyFlag, St
 from agent.datapath import attach as filters
 from agent.datapath import encode
 from agent.datapath.events import DatapathEvent, boot_time_ns, decode_all
+from agent.datapath.hits import HitCounters, RuleHits
 from agent.datapath.limits import Limits
 from agent.datapath.loaded import Loaded, Wanted
 from agent.datapath.loader import load
@@ -77,6 +78,7 @@ class Datapath:
             for name in abi.MAPS
         }
         _require_sizes(self._maps)
+        self._hits = HitCounters(self._maps)
         self._config = SharedWords(loaded.maps["zt_config"], len(ConfigWord))
         self._rings = EventRings(
             loaded.maps,
@@ -179,6 +181,7 @@ class Datapath:
         if is_same:
             return False
         other = slot ^ PolicyFlag.SLOT
+        self._hits.fold(other)  # where an earlier change was interrupted
         for bpf_map, stale, fresh in zip(
             (policy, pairs),
             encode.in_slot(*held, other),
@@ -187,6 +190,7 @@ class Datapath:
         ):
             bpf_map.delete(stale)
             bpf_map.put(fresh)
+        self._hits.install(other, desired.rules, desired.actions)
         with self._changing:
             epoch = self._next_epoch()
             self._generations.append((epoch, desired.rules))
@@ -196,6 +200,7 @@ class Datapath:
         # A packet may still be reading the old slot. Where that cannot be waited for, the next
         # change deletes it.
         if _wait_for_programs():
+            self._hits.fold(slot)
             for bpf_map, old in zip((policy, pairs), encode.in_slot(*held, slot), strict=True):
                 bpf_map.delete(old)
         return True
@@ -269,6 +274,10 @@ class Datapath:
                 )
             )
         return result
+
+    def rule_hits(self) -> list[RuleHits]:
+        """What each rule decided, under this policy and those before it."""
+        return self._hits.read()
 
     def log_counters(self) -> LogCounters:
         """What became of events in the kernel."""

@@ -38,7 +38,7 @@ class Wanted:
             "zt_frags": limits.frags,
             "zt_quotas": limits.quotas,
             "zt_rules": 2 * (limits.rules + 1),  # rules are numbered from 1
-            "zt_names": 2 * limits.rules,
+            "zt_names": 2 * (limits.rules + 1),
             "zt_totals": 2 * limits.rules,
             "zt_stats": limits.stats,
             "zt_events": possible_cpus(),

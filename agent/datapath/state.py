@@ -46,6 +46,7 @@ class DatapathState:
     policy         entries; of several rules with one match, the one that decides
     pairs          (source, destination) to the bit mask of the entry shapes that exist for it
     rules          rule ids in written order
+    actions        what each of these rules says
     default_allow  what happens where no entry matches
     is_client      no identities, no policy: only replies come in
     self_tag       the tag of this node's own identity; 0 on a client
@@ -56,6 +57,7 @@ class DatapathState:
     policy: Mapping[PolicyMatch, PolicyOutcome]
     pairs: Mapping[tuple[int, int], int]
     rules: tuple[str, ...]
+    actions: tuple[Action, ...]
     default_allow: bool
     is_client: bool
     self_tag: int

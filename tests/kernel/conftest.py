@@ -140,8 +140,10 @@ def node(loaded: Datapath) -> Iterator[Node]:
     loaded.set_authz_mode(AuthzMode.ENFORCE)
     loaded.set_logging(True, "packet")
     yield Node(loaded)
-    for name in ("ids", "nets", "pairs", "policy", "flows", "frags", "quotas", "stats"):
-        name = f"zt_{name}"
+    tables = ("ids", "nets", "pairs", "policy", "flows", "frags", "quotas", "names", "totals")
+    for name in (f"zt_{table}" for table in (*tables, "stats")):
         loaded._maps[name].delete(loaded._maps[name].items())
+    rules = loaded._maps["zt_rules"]
+    rules.zero(rules.rows(1, rules.max_entries - 1))
     while loaded.read_events(0):
         pass

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.applied import Applied
 from agent.ledger import LogCounts
-from agent.metrics import MetricsServer, Snapshot, Traffic
+from agent.metrics import MetricsServer, RuleTraffic, Snapshot, Traffic
 from agent.session import SessionStatus
 from agent.settings import Switches
 from agent.sync import Health
@@ -23,6 +23,10 @@ from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
 NODE = Self(node_id="n", name="me", role="mesh", identity="me", addresses=("10.1.0.1/32",))
 SNAPSHOT = Snapshot(
+    rules=(
+        RuleTraffic(rule="web-to-api", action="allow", packets=7, bytes=700),
+        RuleTraffic(rule="no-guest", action="deny", packets=5, bytes=300),
+    ),
     traffic=(
         Traffic(identity="web", hook=Hook.INGRESS, verdict=Verdict.ALLOWED, packets=3, bytes=180),
         Traffic(identity="web", hook=Hook.EGRESS, verdict=Verdict.ESTABLISHED, packets=2, bytes=9),
@@ -105,6 +109,8 @@ def test_traffic_is_told_by_identity_direction_and_verdict(served: Served) -> No
     assert value("zt_bytes_total", identity="web", direction="in", verdict="allowed") == 180
     assert value("zt_packets_total", identity="web", direction="out", verdict="established") == 2
     assert value("zt_drops_total", identity="guest", reason="no_rule", hook="ingress") == 5
+    assert value("zt_rule_packets_total", rule="web-to-api", action="allow") == 7
+    assert value("zt_rule_bytes_total", rule="no-guest", action="deny") == 300
     assert value("zt_drop_bytes_total", identity="guest", reason="no_rule", hook="ingress") == 300
 
 

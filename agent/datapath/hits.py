@@ -1,0 +1,147 @@
+"""What each rule decided, from the first policy to the one in force.
+
+The programs count by the number of a rule in its slot; when a policy goes, what it counted is
+added to totals by the rule's id. Counters, names and totals all live in maps, so that they live as
+long as the programs do, and every step may be interrupted: a total says which generation of policy
+was added to it last, so what is still in the slot after that is not added again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.abi import Action, RuleKey, RuleName, RuleTotal
+from agent.datapath.maps import BpfMap
+
+_GENERATION = 0  # the number of no rule: there stands which generation a slot holds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleHits:
+    """Packets and bytes that one rule decided, GSO packets counted as their segments."""
+
+    rule: str
+    action: Action
+    packets: int
+    bytes: int
+
+
+class HitCounters:
+    """The counters of rules; from any thread."""
+
+    def __init__(self, maps: Mapping[str, BpfMap]) -> None:
+        self._rules, self._names, self._totals = (
+            maps[name] for name in ("zt_rules", "zt_names", "zt_totals")
+        )
+        self._lock = threading.Lock()
+
+    def install(self, slot: int, rules: Sequence[str], actions: Sequence[Action]) -> None:
+        """Name the numbers of SLOT, in which no program counts yet and which was folded."""
+        with self._lock:
+            newest = max((self._generation(names) for names in self._held().values()), default=0)
+            names = {
+                bytes(RuleKey(slot, i)): bytes(RuleName(id=rule.encode(), action=action))
+                for i, (rule, action) in enumerate(zip(rules, actions, strict=True), start=1)
+            }
+            self._names.put(names)
+            generation = RuleName(id=str(newest % (2**32 - 1) + 1).encode())
+            self._names.put({bytes(RuleKey(slot, _GENERATION)): bytes(generation)})
+
+    def fold(self, slot: int) -> None:
+        """Add what SLOT counted, in which no program counts any more, to the totals."""
+        with self._lock:
+            names = self._held().get(slot)
+            if names is None:
+                return
+            counted = self._counted(slot, names)
+            generation = self._generation(names)
+            totals = self._totals.items()
+            fresh = {
+                bytes(names[rule]): bytes(total)
+                for rule, hits in counted.items()
+                if (total := _added(totals.get(bytes(names[rule])), hits, generation))
+            }
+            self._make_room(totals, fresh)
+            self._totals.put(fresh)
+            self._rules.zero([_index(slot, rule) for rule in counted])
+            # The generation last: where this is interrupted, the slot is folded again.
+            self._names.delete([bytes(RuleKey(slot, rule)) for rule in names if rule])
+            self._names.delete([bytes(RuleKey(slot, _GENERATION))])
+
+    def read(self) -> list[RuleHits]:
+        """Every rule that a policy ever had here, and the hits of each."""
+        with self._lock:
+            sums: dict[bytes, tuple[int, int]] = {}
+            totals = self._totals.items()
+            for name, value in totals.items():
+                total = RuleTotal.from_buffer_copy(value)
+                sums[name] = (total.packets, total.bytes)
+            for slot, names in self._held().items():
+                counted, generation = self._counted(slot, names), self._generation(names)
+                for rule, name in ((r, bytes(n)) for r, n in names.items() if r != _GENERATION):
+                    is_added = _holds(totals.get(name), generation)
+                    more = (0, 0) if is_added else counted.get(rule, (0, 0))
+                    packets, size = sums.get(name, (0, 0))
+                    sums[name] = (packets + more[0], size + more[1])
+        return [
+            RuleHits(rule=key.id.decode(), action=Action(key.action), packets=p, bytes=b)
+            for key, (p, b) in ((RuleName.from_buffer_copy(k), v) for k, v in sums.items())
+        ]
+
+    def rules(self, slot: int) -> tuple[str, ...]:
+        """The ids of the rules of SLOT, in written order."""
+        with self._lock:
+            names = self._held().get(slot, {})
+        return tuple(names[rule].id.decode() for rule in sorted(names) if rule != _GENERATION)
+
+    def _held(self) -> dict[int, dict[int, RuleName]]:
+        """Slot to number to name, of the slots that hold a policy."""
+        held: dict[int, dict[int, RuleName]] = {}
+        for key, name in self._names.items().items():
+            at = RuleKey.from_buffer_copy(key)
+            held.setdefault(at.slot, {})[at.rule] = RuleName.from_buffer_copy(name)
+        return {slot: names for slot, names in held.items() if _GENERATION in names}
+
+    @staticmethod
+    def _generation(names: Mapping[int, RuleName]) -> int:
+        return int(names[_GENERATION].id)
+
+    def _counted(self, slot: int, names: Mapping[int, RuleName]) -> dict[int, tuple[int, int]]:
+        """Number of each rule of SLOT that decided anything to its packets and bytes."""
+        rows = self._rules.rows(_index(0, 1), 2 * max(names))
+        return {
+            index >> 1: (packets, size)
+            for index, (packets, size) in rows.items()
+            if index & 1 == slot and index >> 1 in names
+        }
+
+    def _make_room(self, totals: Mapping[bytes, bytes], fresh: Mapping[bytes, bytes]) -> None:
+        """Forget rules that no policy has any more where FRESH would not fit beside all TOTALS."""
+        beyond = len(totals.keys() | fresh.keys()) - self._totals.max_entries
+        if beyond <= 0:
+            return
+        alive = {bytes(name) for names in self._held().values() for name in names.values()}
+        gone = [name for name in totals if name not in alive and name not in fresh]
+        self._totals.delete(gone[: max(beyond, len(gone) // 2)])
+
+
+def _index(slot: int, rule: int) -> int:
+    """Where zt_rules counts RULE of SLOT."""
+    return rule << 1 | slot
+
+
+def _holds(value: bytes | None, generation: int) -> bool:
+    """Is what GENERATION counted in this total already?"""
+    return value is not None and RuleTotal.from_buffer_copy(value).generation == generation
+
+
+def _added(value: bytes | None, hits: tuple[int, int], generation: int) -> RuleTotal | None:
+    """The total VALUE and HITS of GENERATION; None where it has them already."""
+    if _holds(value, generation):
+        return None
+    total = RuleTotal() if value is None else RuleTotal.from_buffer_copy(value)
+    return RuleTotal(
+        packets=total.packets + hits[0], bytes=total.bytes + hits[1], generation=generation
+    )
