@@ -13,9 +13,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -103,40 +102,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """With --ztlab-kernel: the same pytest in a guest, and its exit code; its JUnit comes out."""
     kernel, engine = config.option.ztlab_kernel, config.option.ztlab_engine
-    if kernel is None and engine == "auto":
+    if not kernel and engine == "auto":
         return None
     from ztlab.cli.vm_commands import run_in_guest
     from ztlab.errors import ZtError
     from ztlab.vm.job import OUT
+    from ztlab.vm.passing import passing_folder
     from ztlab.vm.run import Guest, brought_out
 
-    argv = [sys.executable, "-m", "pytest", *_without_guest(config.invocation_params.args)]
+    # No guest in the guest: of an option the last one counts, and those of an ini file and of
+    # PYTEST_ADDOPTS come before the command line's.
+    words = map(os.fspath, config.invocation_params.args)
+    argv = [sys.executable, "-m", "pytest", *words, "--ztlab-kernel=", "--ztlab-engine=auto"]
     report = config.option.xmlpath
-    with TemporaryDirectory(prefix="ztlab-out-") as out:
+    with passing_folder("ztlab-out-") as out:
         if report:
-            argv.append(f"--junit-xml={OUT}/junit.xml")  # the last one counts
-        wanted = Guest(argv=argv, cwd=config.invocation_params.dir, out=Path(out))
+            argv.append(f"--junit-xml={OUT}/junit.xml")
+        wanted = Guest(argv=argv, cwd=config.invocation_params.dir, out=out)
         try:
             outcome = run_in_guest(wanted, kernel, engine)
             if report:
                 target = config.invocation_params.dir / os.path.expanduser(report)
-                brought_out(outcome, Path(out, "junit.xml"), target)
+                brought_out(outcome, out / "junit.xml", target)
         except ZtError as error:
             hint = f"\n hint: {error.hint}" if error.hint else ""
             raise pytest.UsageError(f"{error}{hint}") from None
     return outcome.exit_code
-
-
-def _without_guest(arguments: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """ARGUMENTS without the two options that ask for a guest."""
-    rest: list[str] = []
-    words = iter(os.fspath(word) for word in arguments)
-    for word in words:
-        if word in ("--ztlab-kernel", "--ztlab-engine"):
-            next(words, None)
-        elif not word.startswith(("--ztlab-kernel=", "--ztlab-engine=")):
-            rest.append(word)
-    return rest
 
 
 def pytest_configure(config: pytest.Config) -> None:

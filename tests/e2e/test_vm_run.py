@@ -142,24 +142,54 @@ def test_output_comes_live_and_a_signal_ends_the_guest(
         assert process.stdout.readline() == "began\n"
         process.send_signal(number)
         assert process.wait(timeout=20) == code
-    if number is signal.SIGKILL:  # nobody is left to remove the folder; its processes end
-        deadline = time.monotonic() + 20
-        while any(" " in line for line in leftovers(environment)):
-            assert time.monotonic() < deadline, leftovers(environment)
-            time.sleep(0.1)
-    else:
-        wait_until_nothing_is_left(environment)
+    wait_until_nothing_is_left(environment)
 
 
-def test_pytest_runs_in_a_guest_and_its_junit_comes_out(
+@pytest.mark.parametrize("out", ["/proc/nothing", "{file}/below"])
+def test_an_out_that_cannot_be_made_is_refused(
+    environment: dict[str, str], tmp_path: Path, out: str
+) -> None:
+    (tmp_path / "file").touch()
+    done = run(environment, "--out", out.format(file=tmp_path / "file"), "--", "true")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: cannot make ") and "hint:" in done.stderr
+
+
+def test_a_temporary_folder_that_the_kernel_cannot_be_told_of_is_refused(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
+    (tmp_path / "a b").mkdir()
+    done = run({**environment, "TMPDIR": str(tmp_path / "a b")}, "--", "true")
+    assert done.returncode == 3
+    assert "TMPDIR" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_working_directory_that_is_gone_is_named(environment: dict[str, str]) -> None:
+    script = 'mkdir "$TMPDIR/gone"; cd "$TMPDIR/gone"; rmdir "$TMPDIR/gone"; exec "$@"'
+    done = subprocess.run(
+        ("sh", "-c", script, "sh", *RUN, "--", "true"),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the working directory is gone")
+
+
+@pytest.mark.parametrize("where", ["command line", "PYTEST_ADDOPTS"])
+def test_pytest_runs_in_a_guest_and_its_junit_comes_out(
+    environment: dict[str, str], tmp_path: Path, where: str
+) -> None:
+    asked = ["--ztlab-kernel=6.12", "--ztlab-engine=uml"]
+    if where == "PYTEST_ADDOPTS":  # the guest has it too
+        environment["PYTEST_ADDOPTS"], asked = " ".join(asked), []
     (tmp_path / "test_it.py").write_text(
         "import os, pathlib\n"
         "def test_kernel(): assert os.uname().nodename == 'ztlab-vm'\n"
         "def test_fails(): assert not pathlib.Path('/proc').exists()\n"
     )
-    words = ("-m", "pytest", "-q", "--ztlab-engine=uml", "--junit-xml=report.xml", "test_it.py")
+    words = ("-m", "pytest", "-q", *asked, "--junit-xml=report.xml", "test_it.py")
     done = subprocess.run(
         (sys.executable, *words),
         env=environment,

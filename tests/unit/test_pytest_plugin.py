@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ztlab.pytest_plugin import _lab_name, _without_guest
+from ztlab.pytest_plugin import _lab_name
 
 pytest_plugins = ["pytester"]
 
@@ -98,8 +98,3 @@ def test_a_labs_name_is_this_processes_own_and_fits(base: str, pytestconfig: pyt
     assert name.endswith(str(os.getpid()))
     assert len(name) <= 32
     assert "--" not in name
-
-
-def test_the_options_that_ask_for_a_guest_do_not_go_into_it() -> None:
-    words = ["-q", "--ztlab-kernel=6.12", "--ztlab-engine", "uml", "tests", "--ztlab-kernel", "x"]
-    assert _without_guest(words) == ["-q", "tests"]

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -96,16 +95,17 @@ def test_command(
 def _test_in_guest(words: list[str], junit: Path | None, kernel: str | None, engine: Wish) -> int:
     """`ztlab test WORDS` on another kernel: its exit code."""
     from ztlab.cli.vm_commands import run_in_guest
+    from ztlab.vm.passing import passing_folder
     from ztlab.vm.run import Guest, brought_out
 
     program = "from ztlab.cli import main; main(prog_name='ztlab')"
-    with TemporaryDirectory(prefix="ztlab-out-") as out:
+    with passing_folder("ztlab-out-") as out:
         if junit is not None:
             words = ["--junit", f"{OUT}/junit.xml", *words]
         argv = (sys.executable, "-c", program, "test", *words)
-        outcome = run_in_guest(Guest(argv=argv, out=Path(out)), kernel, engine)
+        outcome = run_in_guest(Guest(argv=argv, out=out), kernel, engine)
         if junit is not None:
-            brought_out(outcome, Path(out, "junit.xml"), junit)
+            brought_out(outcome, out / "junit.xml", junit)
     return outcome.exit_code
 
 

@@ -12,6 +12,7 @@ import click
 
 from ztlab.cli.options import ENGINES, json_option
 from ztlab.clikit import ZtGroup, echo_json
+from ztlab.errors import ZtError
 
 if TYPE_CHECKING:
     from ztlab.vm.engine import Choice, Wish
@@ -76,7 +77,7 @@ def run_command(
 
     wanted = Guest(
         argv=command,
-        out=made(out),
+        out=_made(out),
         memory_mib=memory_mib,
         timeout_s=timeout_s,
         environment=_variables(more),
@@ -105,11 +106,16 @@ def _say_choice(choice: Choice) -> None:
     click.echo(f"ztlab vm: {choice.engine}, {choice.kernel.release}: {choice.reason}", err=True)
 
 
-def made(out: Path | None) -> Path | None:
+def _made(out: Path | None) -> Path | None:
     """OUT, absolute, made if it is not there."""
     if out is None:
         return None
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ZtError(
+            f"cannot make {out}: {error.strerror}", hint="--out takes a directory to write into"
+        ) from None
     return out.resolve()
 
 

@@ -6,12 +6,12 @@ and our patch.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from importlib import resources
@@ -20,6 +20,7 @@ from pathlib import Path
 from ztlab.errors import HostUnfit, ZtError
 from ztlab.vm import guest
 from ztlab.vm.kernels import cache_folder, parse_config
+from ztlab.vm.passing import passing_folder
 
 PACKAGES = "linux-source-6.12 build-essential bc bison flex libelf-dev pahole patch xz-utils"
 _SOURCES = Path("/usr/src")
@@ -42,15 +43,15 @@ def build(progress: Progress) -> Path:
     _require_tools()
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as name:
-            tree = _unpacked(source, Path(name), progress)
+        with passing_folder("build-", target.parent) as folder:
+            tree = _unpacked(source, folder, progress)
             _configure(tree, progress)
             _compile(tree, progress)
-            _run(["strip", "--strip-debug", "-o", f"{name}/linux", "linux"], tree)  # .BTF stays
-            os.replace(f"{name}/linux", target)
+            _run(["strip", "--strip-debug", "-o", f"{folder}/linux", "linux"], tree)  # .BTF stays
+            os.replace(folder / "linux", target)
     finally:
-        if not target.exists():
-            shutil.rmtree(target.parent, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: it is there, or somebody else is building
+            target.parent.rmdir()
     return target
 
 

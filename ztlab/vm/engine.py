@@ -61,9 +61,10 @@ def _automatic(name: str | None, trial: Trial) -> Choice:
     if stock is not None:
         return Choice(engine="tcg", kernel=stock, reason=f"{no_kvm}; {reasons[-1]}")
     wanted = f" {name}" if name else ""
+    ways = [_hint("uml", name) + "; or "] if name in (None, kernels.UML_LINE) else []
     raise HostUnfit(
         f"no way to boot a kernel{wanted} here: {'; '.join(reasons)}",
-        hint=f"{_hint('uml', name)}; or {_hint('tcg', name)}",
+        hint="".join((*ways, _hint("tcg", name))),
     )
 
 
@@ -82,7 +83,7 @@ def _stock(name: str | None, reasons: list[str]) -> Kernel | None:
 def _uml(name: str | None, reasons: list[str]) -> Kernel | None:
     """The User Mode Linux to run; what is missing goes to REASONS."""
     there = kernels.uml()
-    kernel = kernels.choose(there, None if name == "uml" else name)
+    kernel = kernels.choose(there, name)
     if kernel is None and there:
         reasons.append(f"the User Mode Linux here is {there[-1].release}")
     elif kernel is None:
@@ -113,7 +114,9 @@ def _why_no_kvm(kernel: Kernel | None, trial: Trial) -> str:
 
 
 def _hint(engine: Engine, name: str | None) -> str:
-    if engine == "uml":
+    if engine == "uml" and name in (None, kernels.UML_LINE):
         return "ztlab vm build-uml"
+    if engine == "uml":
+        return f"it is built of {kernels.UML_LINE} alone; --engine auto finds what boots {name}"
     package = kernels.STOCK.get(name or "6.12", f"linux-image-{name}")
     return f"apt-get install {qemu.PACKAGES} {package}"

@@ -22,6 +22,7 @@ Kind = Literal["running", "stock", "uml"]
 
 BOOT = Path("/boot")
 STOCK = {"6.1": "linux-image-cloud-amd64", "6.12": "linux-image-6.12-cloud-amd64"}
+UML_LINE = "6.12"  # what `ztlab vm build-uml` builds, of the packages that it names
 UML_VARIABLE = "ZTLAB_UML_KERNEL"
 
 
@@ -104,7 +105,7 @@ def stock(boot: Path = BOOT) -> tuple[Kernel, ...]:
     images = {path.name.removeprefix("vmlinuz-"): path for path in boot.glob("vmlinuz-*")}
     return tuple(
         Kernel(kind="stock", release=r, image=images[r], features=Features.of(config_of(r, boot)))
-        for r in sorted(images, key=lambda r: (_numbers(r)[:3], "cloud" in r))
+        for r in sorted(images, key=lambda r: (_numbers(r), "cloud" in r))
     )
 
 
@@ -123,7 +124,9 @@ def uml() -> tuple[Kernel, ...]:
                 hint=f"unset {UML_VARIABLE}, or build one: ztlab vm build-uml",
             )
         return (kernel,)
-    found = [_read_uml(path) for path in cache_folder().glob("uml-*/linux")]
+    # Of two builds of one source the later one has the configuration of today.
+    paths = sorted(cache_folder().glob("uml-*/linux"), key=lambda path: path.stat().st_mtime)
+    found = [_read_uml(path) for path in paths]
     return tuple(sorted((k for k in found if k), key=lambda k: _numbers(k.release)))
 
 
@@ -175,6 +178,8 @@ def _read_uml(path: Path) -> Kernel | None:
         release = _output(str(path), "--version").strip()
     except (OSError, subprocess.SubprocessError):
         return None
+    if config.get("CONFIG_UML") != "y":
+        return None
     return Kernel(kind="uml", release=release, image=path, features=Features.of(config))
 
 
@@ -192,7 +197,7 @@ def _not_installed() -> Iterator[Kernel]:
 
 
 def _uml_to_be_built() -> Kernel:
-    return Kernel(kind="uml", release="6.12", image=None, hint="ztlab vm build-uml")
+    return Kernel(kind="uml", release=UML_LINE, image=None, hint="ztlab vm build-uml")
 
 
 def _works(*command: str) -> bool:

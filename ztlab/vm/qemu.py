@@ -23,6 +23,7 @@ _KERNEL_ARGUMENTS = (
     "console=ttyS0 loglevel=4 panic=-1 rootfstype=virtiofs root=host ro"
     " mitigations=off nokaslr nowatchdog audit=0 apparmor=0 tsc=reliable"
 )
+_SOCKET_PATH_MAX = 107  # bytes: sun_path without its last zero (unix(7))
 # How a compressed kernel begins, and what unpacks it.
 _PACKERS = {
     b"\x28\xb5\x2f\xfd": ("zstd", "-dcq"),
@@ -74,6 +75,8 @@ def shared(folder: Path, name: str, source: Path, *, cache: str) -> Iterator[Pat
     The listening socket is ours and inherited: a daemon that makes its own leaves a lock file.
     """
     path = folder / f"{name}.sock"
+    if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+        raise HostUnfit(f"too long a path for a socket: {path}", hint="set TMPDIR to a shorter one")
     program = daemon()
     assert program is not None
     with socket.socket(socket.AF_UNIX) as listener:

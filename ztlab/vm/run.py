@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from ztlab.errors import ZtError
+from ztlab.errors import HostUnfit, ZtError
 from ztlab.vm import engine as engines
 from ztlab.vm import guest, initramfs, job, qemu, uml
 from ztlab.vm.channels import Channels
 from ztlab.vm.engine import Choice
 from ztlab.vm.guest import Follower, Limits, Outcome
 from ztlab.vm.kernels import Kernel
+from ztlab.vm.passing import passing_folder
 
 DEFAULT_MEMORY_MIB = 3072
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise ZtError("the working directory is gone", hint="cd to one that is there") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +43,7 @@ class Guest:
     """
 
     argv: Sequence[str]
-    cwd: Path = field(default_factory=Path.cwd)
+    cwd: Path = field(default_factory=_here)
     out: Path | None = None
     memory_mib: int = DEFAULT_MEMORY_MIB
     timeout_s: float | None = None
@@ -95,8 +103,12 @@ def _same_file(one: int, other: int) -> bool:
 @contextmanager
 def _folder(work: job.Job, engine: str) -> Iterator[Path]:
     """A folder of this run's own, with what the guest reads from it; gone when the block ends."""
-    with tempfile.TemporaryDirectory(prefix="ztlab-vm-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+    with passing_folder("ztlab-vm-") as folder:
+        if re.search(r"[\s\"']", str(folder)):
+            raise HostUnfit(
+                f"the guest's kernel cannot be told of {str(folder)!r}",
+                hint="set TMPDIR to a folder without blanks and quotes in its name",
+            )
         (folder / "job").write_bytes(work.script())
         (folder / "settings").write_bytes(work.settings(engine))
         init = folder / "guest-init"

@@ -107,6 +107,16 @@ def test_with_nothing_at_hand_it_says_what_is_missing_and_how_to_get_it(machine:
     assert "ztlab vm build-uml" in refused.value.hint and "apt-get" in refused.value.hint
 
 
+@pytest.mark.parametrize("wish", ["auto", "uml"])
+def test_nobody_is_sent_to_build_a_uml_of_a_kernel_that_it_would_not_be(
+    machine: Machine, wish: engine.Wish
+) -> None:
+    machine.lacks_qemu = "qemu-system-x86_64 is not installed"
+    with pytest.raises(HostUnfit) as refused:
+        engine.choose("6.1", wish, machine.trial)
+    assert refused.value.hint and "build-uml" not in refused.value.hint
+
+
 @pytest.mark.parametrize("wish", ["uml", "tcg"])
 def test_an_engine_that_was_asked_for_is_not_exchanged(machine: Machine, wish: engine.Wish) -> None:
     assert engine.choose("6.12", wish, machine.trial).engine == wish

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,35 @@ def test_a_name_means_a_release_a_version_line_or_the_newest(
     assert chosen is not None and chosen.release == release
 
 
+def test_of_two_updates_of_one_version_the_later_is_taken(tmp_path: Path) -> None:
+    for update in ("9", "56", "49"):
+        (tmp_path / f"vmlinuz-6.1.0-{update}-cloud-amd64").touch()
+    chosen = kernels.choose(kernels.stock(tmp_path), "6.1")
+    assert chosen is not None and chosen.release == "6.1.0-56-cloud-amd64"
+
+
+def built_uml(folder: Path, age_s: int) -> Path:
+    """What stands for a User Mode Linux in FOLDER: a program that says what such a kernel says."""
+    folder.mkdir(parents=True)
+    path = folder / "linux"
+    path.write_text("#!/bin/sh\n[ $1 = --version ] && echo 6.12.9-ztlab || echo CONFIG_UML=y\n")
+    path.chmod(0o755)
+    made_at = 1_800_000_000 - age_s
+    os.utime(path, (made_at, made_at))
+    return path
+
+
+def test_of_two_builds_of_one_source_the_later_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("ZTLAB_UML_KERNEL", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ages = {"uml-6.12-aaaa": 20, "uml-6.12-bbbb": 10, "uml-6.12-cccc": 30}
+    paths = {name: built_uml(tmp_path / "ztlab" / name, age) for name, age in ages.items()}
+    chosen = kernels.choose(kernels.uml(), None)
+    assert chosen is not None and chosen.image == paths["uml-6.12-bbbb"]
+
+
 def test_what_is_not_installed_is_not_chosen() -> None:
     absent = Kernel(kind="stock", release="6.1", image=None, hint="apt-get install it")
     assert kernels.choose((absent,), "6.1") is None
@@ -64,7 +94,8 @@ def test_a_name_that_no_kernel_has_is_refused_with_those_there_are() -> None:
     assert "6.12" in refused.value.hint
 
 
-def test_a_named_uml_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ZTLAB_UML_KERNEL", "/bin/false")
-    with pytest.raises(HostUnfit, match="ZTLAB_UML_KERNEL=/bin/false"):
+@pytest.mark.parametrize("program", ["/bin/false", "/bin/true", "/nowhere/linux"])
+def test_a_named_uml_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    monkeypatch.setenv("ZTLAB_UML_KERNEL", program)
+    with pytest.raises(HostUnfit, match=f"ZTLAB_UML_KERNEL={program}"):
         kernels.uml()
