@@ -14,7 +14,7 @@ import click
 
 from agent import control
 from ztlab.clikit import ZtGroup, echo_json
-from ztlab.errors import HostUnfit
+from ztlab.errors import HostUnfit, ZtError
 
 _PATH = click.Path(exists=True, dir_okay=False, path_type=Path)
 _SOCKET = click.option(
@@ -34,14 +34,35 @@ def main() -> None:
 @main.command()
 @click.option("--config", "config_path", type=_PATH, required=True, help="agent.toml")
 @click.option("--standalone", type=_PATH, help="Take the whole state from this file (YAML, JSON).")
+@click.option("--remove-on-exit", is_flag=True, help="Take everything back at the end.")
 @click.option("--verbose", is_flag=True, help="Log details.")
-def run(config_path: Path, standalone: Path | None, verbose: bool) -> None:
-    """Run the agent in the foreground."""
+def run(config_path: Path, standalone: Path | None, remove_on_exit: bool, verbose: bool) -> None:
+    """Run the agent in the foreground.
+
+    When it ends, tunnel and programs stay in force, and the next one takes them over.
+    """
     from agent.daemon import serve
     from ztlab import log
 
     log.setup("zt-agent", verbose=verbose)
-    serve(config_path, standalone_path=standalone)
+    serve(config_path, standalone_path=standalone, remove_on_exit=remove_on_exit)
+
+
+@main.command("remove")
+@click.option("--config", "config_path", type=_PATH, required=True, help="agent.toml")
+def remove_command(config_path: Path) -> None:
+    """Take back what a stopped agent left in force: interface, programs, belt, routes, sysctls.
+
+    The node's key and its last good configuration stay.
+    """
+    from agent.removal import remove
+    from ztlab import log
+
+    log.setup("zt-agent", verbose=False)
+    complaints = remove(config_path)
+    if complaints:
+        raise ZtError("; ".join(complaints), hint="the rest was removed; try again as root")
+    click.echo("removed")
 
 
 @main.command()

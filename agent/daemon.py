@@ -29,6 +29,7 @@ from agent.control_server import ControlServer
 from agent.datapath.datapath import Datapath
 from agent.datapath.limits import Limits
 from agent.datapath.marks import MarkLayout
+from agent.datapath.pins import Pins
 from agent.events import Names
 from agent.feed import DatapathFeed
 from agent.flowlog import EventBuffer, FlowLog
@@ -38,7 +39,7 @@ from agent.session import Session
 from agent.settings import LocalSwitches, Settings
 from agent.status import in_one_line, status
 from agent.sync import Synchronizer
-from ztlab.errors import ZtError
+from ztlab.errors import HostUnfit, ZtError
 from ztlab.model import codec
 from ztlab.model.config import NodeConfig, Revision
 from ztlab.model.verdict import AuthzMode
@@ -51,10 +52,13 @@ HANDSHAKE_S = 0.1
 RESOLVE_S = 30.0
 
 
-def serve(config_path: Path, *, standalone_path: Path | None = None) -> None:
+def serve(
+    config_path: Path, *, standalone_path: Path | None = None, remove_on_exit: bool = False
+) -> None:
     """Run the agent until SIGTERM or SIGINT; ZtError where it cannot start.
 
-    SIGHUP reads the preshared keys again.
+    SIGHUP reads the preshared keys again. What is in force stays in force when it ends, unless
+    REMOVE_ON_EXIT.
     """
     notifier = Notifier.from_environment()
     loaded = settings.load(config_path)
@@ -76,7 +80,7 @@ def serve(config_path: Path, *, standalone_path: Path | None = None) -> None:
             stop.wait()
         finally:
             notifier.stopping()
-            agent.stop()
+            agent.stop(remove=remove_on_exit)
 
 
 class Agent:
@@ -96,7 +100,8 @@ class Agent:
         self.applies = {"applied": 0, "refused": 0}
         self.last_refusal: str | None = None
         self.marks, self.limits = MarkLayout.from_mask(settings.datapath.mark_mask), Limits()
-        self.sync = Synchronizer(settings, self.key, self.marks, self.limits)
+        self.pins = self._find_pins()
+        self.sync = Synchronizer(settings, self.key, self.marks, self.limits, self.pins)
         self._ledger = Ledger(settings.run_path / "log.counts")
         self._standalone_path = standalone_path
         self._apply_lock, self._switch_lock = threading.Lock(), threading.Lock()
@@ -104,7 +109,7 @@ class Agent:
         self._look_now = threading.Event()
         self._shall_reload = False
         self._watch = threading.Thread(target=self._watch_over, name="watch", daemon=True)
-        self._undo: list[Callable[[], object]] = [self._ledger.close, self.sync.close]
+        self._undo: list[Callable[[], object]] = [self._ledger.close]
         self.session = self._session() if standalone_path is None else None
 
     def _session(self) -> Session | None:
@@ -176,8 +181,23 @@ class Agent:
 
     def _load(self) -> Datapath:
         return Datapath.load(
-            marks=self.marks, limits=self.limits, loader=self.settings.datapath.loader
+            marks=self.marks,
+            limits=self.limits,
+            loader=self.settings.datapath.loader,
+            pins=self.pins,
+            run_dir=self.settings.run_path if self.pins else None,
         )
+
+    def _find_pins(self) -> Pins | None:
+        self.unpinned_reason = ""
+        try:
+            return Pins(self.settings.wireguard.interface, self.settings.run_path)
+        except HostUnfit as error:
+            self.unpinned_reason = str(error)
+            log.warning(
+                "flows and counters will not outlive this agent: %s (%s)", error, error.hint
+            )
+            return None
 
     def _begin(self, session: Session) -> None:
         session.start()
@@ -222,15 +242,22 @@ class Agent:
         control.start()
         self._undo.append(control.stop)
 
-    def stop(self) -> None:
-        """Undo what was done, last first; what fails is logged, and the rest still undone."""
+    def stop(self, *, remove: bool = False) -> None:
+        """End every part, last first; what fails is logged, and the rest still ended.
+
+        What is in force on the host stays so, unless REMOVE.
+        """
+        self._undo.insert(1, lambda: self.sync.close(remove=remove))
+        stays = self._live.is_set() and not remove
         self._stopping.set()
         self._look_now.set()
         while self._undo:
             try:
                 self._undo.pop()()
             except Exception:
-                log.exception("not everything could be undone")
+                log.exception("not everything could be ended")
+        if stays:
+            log.info("stopped; what is in force stays in force (`zt-agent remove` takes it back)")
 
     def reload_soon(self) -> None:
         """Have the watch read the preshared keys again, within a second. Safe in a signal handler,

@@ -9,17 +9,17 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from agent import host, reconcile
+from agent import host, reconcile, removal
 from agent.datapath import belt
 from agent.datapath.compile import desired_state
 from agent.datapath.datapath import Datapath
 from agent.datapath.limits import Limits
 from agent.datapath.marks import MarkLayout
+from agent.datapath.pins import Pins
 from agent.datapath.state import DatapathState
 from agent.drift import drift
 from agent.handshakes import Handshakes
@@ -56,8 +56,16 @@ class Health:
 class Synchronizer:
     """Keeps one interface and one datapath equal to one configuration."""
 
-    def __init__(self, settings: Settings, key: NodeKey, marks: MarkLayout, limits: Limits) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        key: NodeKey,
+        marks: MarkLayout,
+        limits: Limits,
+        pins: Pins | None = None,
+    ) -> None:
         self._settings = settings
+        self._pins = pins
         self._key = key
         self._marks, self._limits = marks, limits
         self._interface = settings.wireguard.interface
@@ -76,7 +84,7 @@ class Synchronizer:
         self._is_rebuilding = False
         self._mode = settings.authz_mode
         self._health = Health(attached=dict.fromkeys(Hook, False), belt_installed=False, drift=0)
-        self._is_closed = False
+        self._is_closed = self._is_live = self._has_made_it = False
 
     # --- start and end ---
 
@@ -84,6 +92,7 @@ class Synchronizer:
     def open_interface(self) -> None:
         """Make or adopt the interface, keyed but without peers of its own yet."""
         host.check_marks(self._settings.datapath.mark_mask, self._links.mark_rules())
+        self._has_made_it = self._links.kind(self._interface) is None
         backend = open_backend(self._settings.wireguard.backend, self._interface, self._links)
         if backend.state().public_key not in ("", self._key.public_key):
             # Not taken over, and so not taken back either: it stays as it is.
@@ -112,35 +121,24 @@ class Synchronizer:
             datapath.apply_policy(state)
             datapath.put_identities(state)
         self._bring_up()
+        self._is_live = True
         self._look()
 
-    def close(self) -> None:
-        """Take everything back: belt, programs, routes, sysctls, interface. Safe to repeat."""
+    def close(self, *, remove: bool = False) -> None:
+        """Let go of everything; all stays in force, unless REMOVE, or a start that failed made the
+        interface. Safe to repeat."""
         if not self._is_closed:
-            self._take_back()
+            self._let_go(remove or (self._has_made_it and not self._is_live))
             self.owner.stop()
 
     @owned
-    def _take_back(self) -> None:
+    def _let_go(self, remove: bool) -> None:
         self._is_closed = True
-        if self._backend is None:
-            self._links.close()
-            return  # nothing was made, and what is there is somebody else's
-        # The interface first: with it goes every way in and out, so nothing passes unjudged.
-        steps: list[tuple[str, Callable[[], Any]]] = [
-            ("interface", self._backend.close),
-            ("belt", lambda: belt.remove(self._interface)),
-            ("rules", lambda: self._links.set_outside(self._interface, None)),
-            ("masquerading", self._unmasquerade),
-            ("sysctls", self._sysctls.restore),
-        ]
+        # Without a backend nothing was made, and what is there is somebody else's.
+        if self._backend is not None and remove:
+            removal.take_back(self._settings, self._links, self._backend, self._pins)
         if self._datapath is not None:
-            steps += [("programs", self._datapath.detach), ("maps", self._datapath.close)]
-        for what, undo in steps:
-            try:
-                undo()
-            except (ZtError, OSError) as error:
-                log.warning("%s not removed: %s", what, error)
+            self._datapath.close()
         self._links.close()
 
     def _configure(self) -> None:
@@ -152,16 +150,12 @@ class Synchronizer:
 
     def _bring_up(self) -> None:
         self._dp.attach(self._interface)
-        if self._mode is AuthzMode.ENFORCE:
-            belt.install(self._interface, self._marks)
-        else:
+        if self._mode is not AuthzMode.ENFORCE:
             belt.remove(self._interface)
+        elif not belt.is_installed(self._interface, self._marks):
+            belt.install(self._interface, self._marks)
         wireguard = self._settings.wireguard
         self._links.set_up(self._interface, mtu=wireguard.mtu, listen_port=wireguard.listen_port)
-
-    def _unmasquerade(self) -> None:
-        if self._config is not None and self._masquerades(self._config):
-            host.set_masquerade(self._interface, enabled=False)
 
     # --- one change ---
 
@@ -313,7 +307,7 @@ class Synchronizer:
             belt.remove(self._interface)
             self._mode = mode
             self._dp.set_authz_mode(mode)
-        installed = belt.is_installed(self._interface)
+        installed = belt.is_installed(self._interface, self._marks)
         self._health = replace(self._health, belt_installed=installed)
 
     @owned

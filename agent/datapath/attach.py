@@ -63,6 +63,17 @@ def attached(interface: str, programs: Mapping[Hook, int]) -> dict[Hook, bool]:
         }
 
 
+def numbers(interface: str) -> frozenset[int]:
+    """The kernel's numbers of the programs of ours that run on INTERFACE, whoever attached them."""
+    with IPRoute() as ip:
+        found = ip.link_lookup(ifname=interface)
+        if not found or not _has_clsact(ip, found[0]):
+            return frozenset()
+        names = [_name_of_ours(ip, found[0], hook) for hook in _PARENT]
+    tails = (name.rpartition(":")[2] for name in names if name)
+    return frozenset(int(tail) for tail in tails if tail.isdigit())
+
+
 def _name(hook: Hook, fd: int) -> str:
     """pyroute2 does not read the program's number that the kernel gives, so the name carries it."""
     return f"{PROGRAMS[hook]}:{program_id(fd)}"

@@ -41,9 +41,19 @@ def remove(interface: str) -> None:
     _nft(f"table {_FAMILY} {table}\ndelete table {_FAMILY} {table}\n")
 
 
-def is_installed(interface: str) -> bool:
-    """Is there a belt on INTERFACE, whole?"""
-    return _drop_rule(interface) is not None
+def is_installed(interface: str, marks: MarkLayout) -> bool:
+    """Is there a belt on INTERFACE, whole, that looks at the judged bit of MARKS?"""
+    rule = _drop_rule(interface)
+    return rule is not None and any(_masks(part) == marks.judged for part in rule)
+
+
+def _masks(part: dict[str, Any]) -> int | None:
+    """The mask that PART of a rule takes of a packet's mark; None where it takes none."""
+    left = part.get("match", {}).get("left")
+    masked = left.get("&") if isinstance(left, dict) else None
+    if not isinstance(masked, list) or masked[0] != {"meta": {"key": "mark"}}:
+        return None
+    return int(masked[1])
 
 
 def dropped_packets(interface: str) -> int | None:

@@ -14,26 +14,29 @@ import threading
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from agent import abi
 from agent.abi import ConfigWord, IPNetwork, LogCounter, Logging, PolicyFlag, StatsKey
+from agent.datapath import adoption, encode
 from agent.datapath import attach as filters
-from agent.datapath import encode
+from agent.datapath.adoption import Inherited
 from agent.datapath.events import DatapathEvent, boot_time_ns, decode_all
+from agent.datapath.generations import RuleBook
 from agent.datapath.hits import HitCounters, RuleHits
 from agent.datapath.limits import Limits
-from agent.datapath.loaded import Loaded, Wanted
+from agent.datapath.loaded import Loaded, Origin, Wanted
 from agent.datapath.loader import load
 from agent.datapath.maps import BpfMap, SharedWords
 from agent.datapath.marks import MarkLayout
+from agent.datapath.pins import PinnedSet, Pins
 from agent.datapath.rings import EventRings
 from agent.datapath.state import DatapathState, IdentityEntry
 from ztlab.errors import ZtError
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
 _PER_CPU = frozenset({"zt_rules", "zt_stats", "zt_log"})
-_GENERATIONS_KEPT = 64
 _SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 
 
@@ -65,11 +68,20 @@ class LogCounters:
 
 
 class Datapath:
-    """Programs in the kernel and the maps they read. In enforce, with logging off, until told."""
+    """Programs in the kernel and the maps they read. Fresh ones are in enforce, with logging off,
+    until told; a predecessor's are as it left them."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        """Use `load`. Takes over LOADED, whose maps are fresh."""
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        pins: Pins | None = None,
+        before: PinnedSet | None = None,
+        run_dir: Path | None = None,
+    ) -> None:
+        """Use `load`. Takes over LOADED, staged in PINS, and BEFORE, which it replaces."""
         self._loaded = loaded
+        self._pins, self._before = pins, before
         self._interface: str | None = None
         # Held while the policy word is read and written: the local switches are another thread's.
         self._changing = threading.RLock()
@@ -84,27 +96,49 @@ class Datapath:
             loaded.maps,
             {name: BpfMap.open(name, fd).max_entries for name, fd in loaded.maps.items()},
         )
-        # (first epoch, rule ids): which rules an event's epoch means.
-        self._generations: list[tuple[int, tuple[str, ...]]] = [(0, ())]
+        self._generations = RuleBook(run_dir / "rules" if run_dir else None)
+        self._inherited = Inherited(run_dir / "inherited.json" if run_dir else None)
         self._undecodable = 0
-        self._config[ConfigWord.POLICY] = 1 << abi.EPOCH_SHIFT
-        self._config[ConfigWord.MODE] = AuthzMode.ENFORCE
+        if loaded.origin == "fresh":
+            self._generations.clear()
+            self._inherited.clear()
+            self._config[ConfigWord.POLICY] = 1 << abi.EPOCH_SHIFT
+            self._config[ConfigWord.MODE] = AuthzMode.ENFORCE
+            return
+        if before is not None and loaded.origin == "carried":
+            adoption.carry(before, self._maps, self._config)
+        self._generations.take_over(self.epoch)
 
     @classmethod
     def load(
-        cls, *, marks: MarkLayout, limits: Limits, l3_offset: int = 0, loader: str = "auto"
+        cls,
+        *,
+        marks: MarkLayout,
+        limits: Limits,
+        l3_offset: int = 0,
+        loader: str = "auto",
+        pins: Pins | None = None,
+        run_dir: Path | None = None,
     ) -> Datapath:
-        """Load the programs; no interface is needed yet.
+        """Load the programs, or take over a predecessor's; no interface is needed yet.
 
         l3_offset  where the IP header begins in a packet: 0 on WireGuard, 14 under a test run
         loader     auto | bcc | libbpf; HostUnfit where this machine cannot, ZtError where the
                    shipped object is not of this version
+        pins       where a predecessor's are and ours shall be; None: they end with this process and
+                   the interface
+        run_dir    where what must outlast this process besides is kept; None: nowhere
         """
-        loaded = load(loader, Wanted(marks=marks, limits=limits, l3_offset=l3_offset))
+        wanted = Wanted(marks=marks, limits=limits, l3_offset=l3_offset)
+        loaded, before = (
+            adoption.obtain(loader, wanted, pins) if pins else (load(loader, wanted), None)
+        )
         try:
-            return cls(loaded)
+            return cls(loaded, pins=pins, before=before, run_dir=run_dir)
         except BaseException:
             loaded.close()
+            if before is not None:
+                before.close()
             raise
 
     @property
@@ -118,6 +152,16 @@ class Datapath:
         return self._loaded.reason
 
     @property
+    def origin(self) -> Origin:
+        """What of it a predecessor left."""
+        return self._loaded.origin
+
+    @property
+    def pinned_in(self) -> Path | None:
+        """The folder that holds it beyond this process; None: nothing does."""
+        return self._pins.directory if self._pins else None
+
+    @property
     def programs(self) -> Mapping[Hook, int]:
         """The programs' file descriptors."""
         return self._loaded.programs
@@ -126,14 +170,34 @@ class Datapath:
 
     def attach(self, interface: str) -> None:
         """Attach both programs, atomically in place of an older version of ours."""
-        filters.attach(interface, self.programs)
+        if not all(filters.attached(interface, self.programs).values()):
+            filters.attach(interface, self.programs)
         self._interface = interface
+        self._settle()
+
+    def _settle(self) -> None:
+        """Our programs run: what they replaced is caught up with, and let go."""
+        if self._before is not None:
+            if self._loaded.origin == "carried":
+                _wait_for_programs()
+                self._inherited.add(adoption.catch_up(self._before, self._maps))
+            self._before.close()
+            self._before = None
+        if self._pins is not None:
+            self._pins.settle()
 
     def detach(self) -> None:
         """Take the programs off the interface; nothing happens where they are not."""
         if self._interface is not None:
             filters.detach(self._interface)
             self._interface = None
+
+    def unpin(self) -> None:
+        """Let nothing hold programs and maps beyond this process, but the interface."""
+        if self._pins is not None:
+            self._pins.remove()
+            self._generations.clear()
+            self._inherited.clear()
 
     def is_attached(self) -> dict[Hook, bool]:
         """At which hooks exactly these programs run."""
@@ -176,7 +240,7 @@ class Datapath:
         is_same = (
             encode.in_slot(*held, slot) == encode.policy_entries(desired, slot)
             and word & ~PolicyFlag.SLOT & 0xFF == encode.policy_flags(desired)
-            and self._generations[-1][1] == desired.rules
+            and self._generations.rules == desired.rules
         )
         if is_same:
             return False
@@ -193,8 +257,7 @@ class Datapath:
         self._hits.install(other, desired.rules, desired.actions)
         with self._changing:
             epoch = self._next_epoch()
-            self._generations.append((epoch, desired.rules))
-            del self._generations[:-_GENERATIONS_KEPT]
+            self._generations.begin(epoch, desired.rules)
             flags = encode.policy_flags(desired) | other
             self._config[ConfigWord.POLICY] = epoch << abi.EPOCH_SHIFT | flags
         # A packet may still be reading the old slot. Where that cannot be waited for, the next
@@ -262,7 +325,10 @@ class Datapath:
     def counters(self) -> list[Counter]:
         """Every counter that ever counted."""
         result = []
-        for data, (packets, size) in self._maps["zt_stats"].sums().items():
+        now, before = self._maps["zt_stats"].sums(), self._inherited.sums("zt_stats")
+        for data in now.keys() | before.keys():
+            both = zip(now.get(data, (0, 0)), before.get(data, (0, 0)), strict=True)
+            packets, size = map(sum, both)
             key = StatsKey.from_buffer_copy(data)
             result.append(
                 Counter(
@@ -290,7 +356,8 @@ class Datapath:
 
     def uncounted_packets(self) -> int:
         """Packets for whose identity, hook and verdict `counters` had no room left."""
-        return self._maps["zt_log"].words()[LogCounter.UNCOUNTED]
+        before = self._inherited.sums("zt_log").get(b"", (0,) * len(LogCounter))
+        return self._maps["zt_log"].words()[LogCounter.UNCOUNTED] + before[LogCounter.UNCOUNTED]
 
     def flow_count(self) -> int:
         """Entries in the flow table, those that timed out and were not reused included."""
@@ -327,8 +394,9 @@ class Datapath:
 
     def _rule_name(self, epoch: int, rule: int) -> str | None:
         """The id of the rule that was RULE (index + 1) in EPOCH."""
-        at = bisect_right(self._generations, epoch, key=lambda generation: generation[0]) - 1
-        rules = self._generations[max(at, 0)][1]
+        known = self._generations.known
+        at = bisect_right(known, epoch, key=lambda generation: generation[0]) - 1
+        rules = known[max(at, 0)][1]
         return rules[rule - 1] if rule <= len(rules) else None
 
 

@@ -90,6 +90,23 @@ class HitCounters:
             for key, (p, b) in ((RuleName.from_buffer_copy(k), v) for k, v in sums.items())
         ]
 
+    def inherit(self, before: HitCounters) -> None:
+        """Add what the slots of BEFORE counted that is not in the totals: names and totals were
+        copied from there, and nobody counts there any more."""
+        with self._lock:
+            theirs, totals = before._totals.items(), self._totals.items()
+            fresh: dict[bytes, bytes] = {}
+            for slot, names in before._held().items():
+                counted, generation = before._counted(slot, names), before._generation(names)
+                for name, (packets, size) in ((bytes(names[r]), h) for r, h in counted.items()):
+                    if not _holds(theirs.get(name), generation):
+                        held = fresh.get(name) or totals.get(name) or bytes(RuleTotal())
+                        total = RuleTotal.from_buffer_copy(held)
+                        total.packets += packets
+                        total.bytes += size
+                        fresh[name] = bytes(total)
+            self._totals.put(fresh)
+
     def rules(self, slot: int) -> tuple[str, ...]:
         """The ids of the rules of SLOT, in written order."""
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,12 @@ _CONSTANTS = b".rodata.zt_load"
 _LINES_SHOWN = 40
 
 
-def load(wanted: Wanted) -> Loaded:
-    """Load the object; HostUnfit where it or libbpf is not there, or the kernel does not take it
-    (with libbpf's messages and the verifier's log); ZtError where it is not of this version."""
+def load(wanted: Wanted, *, maps: Mapping[str, int] | None = None) -> Loaded:
+    """Load the object, onto MAPS (of exactly its shapes) where given.
+
+    HostUnfit where it or libbpf is not there, or the kernel does not take it (with libbpf's
+    messages and the verifier's log); ZtError where it is not of this version.
+    """
     built = sources.OBJECT
     if not built.exists():
         raise HostUnfit(
@@ -34,6 +37,8 @@ def load(wanted: Wanted) -> Loaded:
     with heard() as said, _opened(built, said) as object_:
         _set_constants(object_, wanted, built)
         _set_sizes(object_, wanted)
+        if maps is not None:
+            _use(object_, maps)
         for name in abi.PROGRAMS.values():
             _check(library().bpf_program__set_type(_program(object_, name), _SCHED_CLS), name)
         failure = library().bpf_object__load(object_)
@@ -98,6 +103,11 @@ def _set_sizes(object_: int, wanted: Wanted) -> None:
     for name, size in wanted.map_sizes().items():
         result = library().bpf_map__set_max_entries(_map(object_, name.encode()), size)
         _check(result, name)
+
+
+def _use(object_: int, maps: Mapping[str, int]) -> None:
+    for name in (*abi.MAPS, abi.RINGS):
+        _check(library().bpf_map__reuse_fd(_map(object_, name.encode()), maps[name]), name)
 
 
 def _taken_over(object_: int) -> Loaded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from agent.datapath.libbpf import possible_cpus
 from agent.datapath.limits import Limits
@@ -12,6 +13,7 @@ from agent.datapath.marks import MarkLayout
 from ztlab.model.verdict import Hook
 
 _RING_PAGES_MIN = 16  # of one CPU: 600 events
+Origin = Literal["fresh", "adopted", "reused", "carried"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,8 @@ class Loaded:
 
     loader    bcc | libbpf
     reason    why this one
+    origin    fresh; or of a predecessor's: programs and maps adopted, the maps reused under new
+              programs, or what was in them carried over into fresh ones
     programs  hook to file descriptor
     maps      name to file descriptor
     release   closes every file descriptor
@@ -68,6 +72,7 @@ class Loaded:
     maps: Mapping[str, int]
     release: Callable[[], None]
     reason: str = "as configured"
+    origin: Origin = "fresh"
 
     def close(self) -> None:
         """Close every file descriptor."""

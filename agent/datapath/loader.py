@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agent.datapath import libbpf_loader, rings
@@ -20,10 +21,17 @@ from ztlab.errors import HostUnfit, ZtError
 log = logging.getLogger(__name__)
 
 
-def load(loader: str, wanted: Wanted) -> Loaded:
-    """Load with LOADER (auto | bcc | libbpf); HostUnfit or ZtError where that cannot be done."""
+def load(loader: str, wanted: Wanted, *, maps: Mapping[str, int] | None = None) -> Loaded:
+    """Load with LOADER (auto | bcc | libbpf); HostUnfit or ZtError where that cannot be done.
+
+    maps  existing ones of exactly the shapes that the programs want; libbpf loads onto them, and
+          the outcome's origin is then "reused". bcc cannot.
+    """
     begin = time.monotonic()
-    loaded = rings.furnished(_CHOICES[loader](wanted), wanted)
+    loaded = _CHOICES[loader](wanted, maps)
+    if maps is not None and loaded.loader == "libbpf":
+        loaded = replace(rings.kept(loaded, maps), origin="reused")
+    loaded = rings.furnished(loaded, wanted)
     log.info(
         "programs loaded by %s in %.2f s: %s",
         loaded.loader,
@@ -33,16 +41,23 @@ def load(loader: str, wanted: Wanted) -> Loaded:
     return loaded
 
 
-def _bcc(wanted: Wanted) -> Loaded:
+Maps = Mapping[str, int] | None
+
+
+def _libbpf(wanted: Wanted, maps: Maps = None) -> Loaded:
+    return libbpf_loader.load(wanted, maps=maps)
+
+
+def _bcc(wanted: Wanted, maps: Maps = None) -> Loaded:
     # Only here: bcc and its compiler cost more memory than the whole rest of the agent.
     from agent.datapath import bcc_loader
 
     return bcc_loader.load(wanted)
 
 
-def _auto(wanted: Wanted) -> Loaded:
+def _auto(wanted: Wanted, maps: Maps = None) -> Loaded:
     try:
-        return replace(libbpf_loader.load(wanted), reason="auto: the shipped object")
+        return replace(_libbpf(wanted, maps), reason="auto: the shipped object")
     except ZtError as error:
         skipped = error
     log.warning("the shipped object is not used: %s", skipped)
@@ -83,4 +98,4 @@ def try_out(loader: str, marks: MarkLayout) -> Trial:
     return Trial(loader=loader, works=not found, found=found, hint=hint, seconds=seconds)
 
 
-_CHOICES = {"auto": _auto, "bcc": _bcc, "libbpf": libbpf_loader.load}
+_CHOICES = {"auto": _auto, "bcc": _bcc, "libbpf": _libbpf}

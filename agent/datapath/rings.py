@@ -47,6 +47,19 @@ def furnished(loaded: Loaded, wanted: Wanted) -> Loaded:
     return replace(loaded, maps={**loaded.maps, **made}, release=release)
 
 
+def kept(loaded: Loaded, maps: Mapping[str, int]) -> Loaded:
+    """LOADED, whose array of rings is the one among MAPS, with the rings that are in it."""
+    copies: dict[str, int] = {}
+    with ExitStack() as undo:
+        for name, fd in maps.items():
+            if is_ring(name):
+                copies[name] = os.dup(fd)
+                undo.callback(os.close, copies[name])
+        undo.callback(loaded.release)
+        release = undo.pop_all().close
+    return replace(loaded, maps={**loaded.maps, **copies}, release=release)
+
+
 def _made(name: str, size: int) -> int:
     fd = int(library().bpf_map_create(_RINGBUF, name.encode(), 0, 0, size, None))
     if fd < 0:
@@ -104,6 +117,11 @@ class EventRings:
         """Unmap the pages; the rings stay."""
         for ring in self._rings:
             ring.close()
+
+
+def is_ring(name: str) -> bool:
+    """Is the map called NAME the ring of one CPU?"""
+    return name.startswith(NAME)
 
 
 def _cpu_of(name: str) -> int:

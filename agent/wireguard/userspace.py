@@ -106,6 +106,8 @@ class UserspaceWireGuard:
 
     def configure(self, *, private_key: str, listen_port: int, fwmark: int) -> None:
         self._set(f"private_key={_hex(private_key)}", f"fwmark={fwmark}")
+        if self.state().listen_port == listen_port:
+            return  # told its own port, it would close its socket with all that waits in it
         try:
             self._set(f"listen_port={listen_port}")
         except ZtError as error:

@@ -143,12 +143,19 @@ def test_the_agent_has_three_capabilities_and_writes_only_where_it_must() -> Non
     service = settings_of("zt-agent.service")
     assert service["CapabilityBoundingSet"] == ["CAP_NET_ADMIN CAP_BPF CAP_PERFMON"]
     assert service["ProtectSystem"] == ["strict"]
-    assert service["ReadWritePaths"] == ["-/run/wireguard", "/proc/sys/net"]
+    assert service["ReadWritePaths"] == ["-/run/wireguard", "-/sys/fs/bpf", "/proc/sys/net"]
 
 
 @pytest.mark.parametrize("name", ["zt-coordinator.service", "zt-agent.service"])
 def test_a_service_says_when_it_is_ready(name: str) -> None:
     assert settings_of(name)["Type"] == ["notify"]
+
+
+def test_what_an_agent_put_in_force_outlives_it_under_systemd() -> None:
+    """wireguard-go is not killed with it, and what its successor must know stays in run_dir."""
+    service = settings_of("zt-agent.service")
+    assert service["KillMode"] == ["process"]
+    assert service["RuntimeDirectoryPreserve"] == ["yes"]
 
 
 def test_the_agents_directories_are_those_of_its_settings() -> None:

@@ -120,7 +120,12 @@ class Node:
         return path
 
     def start_agent(
-        self, config: Mapping[str, Any], *, wait: bool = True, verbose: bool = False
+        self,
+        config: Mapping[str, Any],
+        *,
+        wait: bool = True,
+        verbose: bool = False,
+        remove_on_exit: bool = False,
     ) -> None:
         values = {
             "name": self.name,
@@ -138,6 +143,7 @@ class Node:
         program = [str(BIN / "zt-agent"), "run", "--config", str(toml)]
         program += ["--standalone", str(self.write(config))]
         program += ["--verbose"] if verbose else []
+        program += ["--remove-on-exit"] if remove_on_exit else []
         with open(self.directory / "agent.log", "ab") as log:
             self._agent = subprocess.Popen(self.command(*program), stdout=log, stderr=log)
         if wait:
@@ -177,6 +183,11 @@ class Node:
         os.kill(self.agent_pid(), number)
         code = self._agent.wait(10)
         return code, time.monotonic() - began
+
+    def remove(self) -> subprocess.CompletedProcess[str]:
+        """`zt-agent remove`, by the settings of the last start."""
+        toml = self.directory / "agent.toml"
+        return self.run(str(BIN / "zt-agent"), "remove", "--config", str(toml))
 
     def reap(self) -> None:
         """Take note of the agent's end: its namespaces are gone."""

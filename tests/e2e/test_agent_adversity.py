@@ -157,7 +157,7 @@ def test_a_second_agent_takes_nothing_from_the_first_nor_does_its_end(
     second["identities"] = [{"name": "other", "tag": 3, "prefixes": ["10.88.0.1/32"]}]
     second["node"]["role"] = "gateway"
     status = [str(BIN / "zt-agent"), "status", "--socket", "/run/other/agent.sock"]
-    other.start_agent(second, wait=False)
+    other.start_agent(second, wait=False, remove_on_exit=True)
     wait_for(lambda: bob.run(*status).returncode == 0, 20, "the second agent")
     assert [bob.output(*c) for c in commands[:2]] == before[:2]
     assert "zt_nat_wg0" in bob.output("nft", "list", "ruleset")
@@ -173,6 +173,7 @@ def test_a_second_agent_takes_nothing_from_the_first_nor_does_its_end(
     assert [bob.output(*command) for command in commands] == before
     assert alice.pings(BOB)
     assert bob.stop_agent()[0] == 0
+    assert bob.remove().returncode == 0
     assert "zt_" not in bob.output("nft", "list", "ruleset")
     assert "lookup 2676" not in bob.output("ip", "rule")
 

@@ -307,7 +307,10 @@ def listing(node: Node) -> list[str]:
     return [node.run(*command).stdout for command in commands]
 
 
-def test_a_clean_stop_takes_everything_back_within_two_seconds(fresh: tuple[Node, Node]) -> None:
+@pytest.mark.parametrize("how", ["--remove-on-exit", "zt-agent remove"])
+def test_removal_takes_everything_back_within_two_seconds(
+    fresh: tuple[Node, Node], how: str
+) -> None:
     alice, bob = fresh
     whole = config(bob, alice)
     whole["node"]["role"] = "gateway"
@@ -315,7 +318,7 @@ def test_a_clean_stop_takes_everything_back_within_two_seconds(fresh: tuple[Node
     whole["peers"][0]["allowed_ips"].append("0.0.0.0/0")
     bob.run("mkdir", "-p", "/run/zt-agent", "/run/wireguard")
     before = listing(bob)
-    bob.start_agent(whole)
+    bob.start_agent(whole, remove_on_exit=how == "--remove-on-exit")
     assert bob.output("cat", "/proc/sys/net/ipv4/ip_forward").strip() == "1"
     assert "lookup" in bob.output("ip", "rule", "show", "priority", "10742")
     # The way to the other end of the tunnel itself stays outside it.
@@ -323,10 +326,14 @@ def test_a_clean_stop_takes_everything_back_within_two_seconds(fresh: tuple[Node
     assert "dev wg0" in bob.output("ip", "route", "get", "203.0.113.1")
 
     code, seconds = bob.stop_agent()
-
     assert code == 0 and seconds < 2
+    if how == "zt-agent remove":
+        assert "wg0" in bob.output("ip", "-br", "link")  # control: stopping alone took nothing
+        assert bob.remove().stdout == "removed\n"
+
     after = listing(bob)
-    left = {"agent.lock", "log.counts"}
+    # The first process of this namespace reaps nobody.
+    left = {"agent.lock", "log.counts", "[wireguard-go] <defunct>"}
     assert [
         "\n".join(line for line in text.splitlines() if line not in left) for text in after
     ] == ["\n".join(text.splitlines()) for text in before]
@@ -462,7 +469,7 @@ def test_a_gateway_forwards_and_masquerades_where_it_is_asked_to(fresh: tuple[No
             assert not alice.connects("192.168.50.2", 8080, timeout_s=0.5)
             bob.stop_agent()
             bob.settings["gateway"] = {"masquerade": True}
-            bob.start_agent(gateway)
+            bob.start_agent(gateway, remove_on_exit=True)
             wait_for(partial(alice.connects, "192.168.50.2", 8080, 0.5), 10, "masquerading")
             assert bob.metrics()["zt_identity_drift"] == 0
             drops = 'zt_drops_total{hook="ingress",identity="lan",reason="no_rule"}'

@@ -286,6 +286,8 @@ def second_boot() -> None:
 def uninstall() -> None:
     command("systemctl", "disable", "--now", *(f"zt-{name}" for name in CLIENTS))
     for name in CLIENTS:
+        remove = (str(BIN / "zt-agent"), "remove", "--config", f"/etc/zt-{name}/agent.toml")
+        command("nsenter", f"--net=/run/netns/{name}", *remove)
         unit = network.UNITS / f"zt-{name}.service"
         command("rm", "-r", str(unit), f"{unit}.d", f"/var/lib/zt-{name}")
     run("uninstall-agent")
@@ -295,6 +297,7 @@ def uninstall() -> None:
         "tables": "".join(re.findall(r"\bzt_\w+", command("nft", "list", "tables"))),
         "rules": "".join(re.findall(r"107[45]\d:.*", command("ip", "rule"))),
         "forwarding": Path("/proc/sys/net/ipv4/ip_forward").read_text().strip().strip("0"),
+        "pins": command("find", "/sys/fs/bpf", "-path", "*ztlab*"),
         "units": command("systemctl", "list-unit-files", "--no-legend", "zt-*", check=False),
         "files": command("find", "/etc", "/var/lib", "/run", "-name", "zt-*"),
     }

@@ -12,6 +12,7 @@ from agent.datapath.compile import desired_state
 from agent.datapath.datapath import Datapath
 from agent.datapath.limits import Limits
 from agent.datapath.maps import program_id
+from agent.datapath.marks import MarkLayout
 from tests.kernel import packets as p
 from tests.kernel.conftest import MARKS
 from tests.kernel.device import TUN, Lan, Tun, fresh_network_namespace, sh, sysctl, until
@@ -198,14 +199,15 @@ def test_the_filters_name_carries_the_programs_number(l3: Datapath, tun: Tun) ->
 
 def test_the_belt_holds_when_the_program_is_gone(l3: Datapath, tun: Tun) -> None:
     belt.install(TUN, MARKS)
-    assert belt.is_installed(TUN)
+    assert belt.is_installed(TUN, MARKS)
+    assert not belt.is_installed(TUN, MarkLayout.from_mask(0x7F001000))
     tun.send(p.echo_request(p.WEB, p.API))
     assert p.IP(tun.receive()).dst == p.WEB  # judged, so the belt lets it pass
     sh(f"tc qdisc del dev {TUN} clsact")
     tun.send(p.echo_request(p.GUEST, p.API))
     until(lambda: belt.dropped_packets(TUN) == 1, "the belt to count a packet")
     belt.remove(TUN)
-    assert not belt.is_installed(TUN)
+    assert not belt.is_installed(TUN, MARKS)
     tun.send(p.echo_request(p.WEB, p.API))  # control: without belt and program it is open
     assert p.IP(tun.receive()).dst == p.WEB
     assert tun.waiting() is None
@@ -226,7 +228,7 @@ def test_the_belt_is_made_and_removed_any_number_of_times(l3: Datapath, tun: Tun
 def test_a_damaged_belt_is_not_taken_for_one(l3: Datapath, tun: Tun, damage: str) -> None:
     belt.install(TUN, MARKS)
     sh(f"nft {damage}")
-    assert not belt.is_installed(TUN)
+    assert not belt.is_installed(TUN, MARKS)
 
 
 def test_in_observe_every_packet_carries_the_judged_bit(l3: Datapath, tun: Tun) -> None:
