@@ -12,6 +12,8 @@ import os
 from dataclasses import dataclass
 
 ETHERNET = 14
+_LIVE_FRAMES = 2  # BPF_F_TEST_XDP_LIVE_FRAMES, kernel 5.18
+_LIVE_BATCH = 64
 PASSED, DROPPED = 0xFFFFFFFF, 2  # TC_ACT_UNSPEC, TC_ACT_SHOT
 
 
@@ -130,3 +132,19 @@ def run(
         data=out.raw[ETHERNET : options.data_size_out],
         duration_ns=options.duration,
     )
+
+
+def send(program: int, frame: bytes, count: int) -> None:
+    """COUNT copies of FRAME, from the Ethernet header on, through this XDP program, which sends
+    them out of an interface: real traffic, all made on the CPU that calls."""
+    options = _Options(
+        sz=ctypes.sizeof(_Options),
+        data_in=frame,
+        data_size_in=len(frame),
+        repeat=count,
+        flags=_LIVE_FRAMES,
+        batch_size=_LIVE_BATCH,
+    )
+    result = ctypes.CDLL("libbpf.so.1").bpf_prog_test_run_opts(program, ctypes.byref(options))
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
