@@ -1,4 +1,4 @@
-"""From a record in the ring to the Event of docs/PROTOCOL.md: numbers become names.
+"""What the numbers in events are called, and a batch of events with the names that occur in it.
 
 What a tag, a rule or an address is called is taken from the configuration that is applied; names of
 tags are kept when they go, because events (and counters) of theirs may still come.
@@ -6,64 +6,43 @@ tags are kept when they go, because events (and counters) of theirs may still co
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Mapping, Sequence
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from agent.abi import IPAddress, IPNetwork
-from agent.datapath.events import DatapathEvent
+from agent.datapath.events import Generations, rule_name
 from agent.datapath.state import DatapathState
+from ztlab.model import logbatch
 from ztlab.model.config import NodeConfig
 from ztlab.model.identity import TAG_UNKNOWN, TAG_WORLD, UNKNOWN, WORLD
+from ztlab.model.logbatch import Head, PeerName, RuleName, TagName
 
-NO_ADDRESS = "::"  # of a packet that could not be parsed
-
-
-@dataclass(frozen=True, slots=True)
-class PeerName:
-    """Who a WireGuard peer is."""
-
-    node_id: str
-    client_id: str
+Peer = tuple[str, str]
+"""Node id and client ID."""
 
 
-class Names:
-    """What numbers and addresses are called, as of the configuration applied last."""
+class NameTable:
+    """What tags and addresses are called, as of one configuration; never changed."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._tags: dict[int, str] = {TAG_UNKNOWN: UNKNOWN, TAG_WORLD: WORLD}
-        self._exact: Mapping[IPAddress, PeerName] = {}
-        self._networks: Sequence[tuple[IPNetwork, PeerName]] = ()
+    def __init__(
+        self,
+        tags: Mapping[int, str],
+        exact: Mapping[IPAddress, Peer],
+        networks: Sequence[tuple[IPNetwork, Peer]],
+    ) -> None:
+        """NETWORKS: the longest prefix first."""
+        self.tags, self._exact, self._networks = tags, exact, networks
+        # A table of its own each time, so that what it remembers is of this configuration.
+        self.peer = lru_cache(maxsize=4096)(self._peer)
 
-    def learn(self, config: NodeConfig, state: DatapathState) -> None:
-        """Go by CONFIG (and what it compiled to) from now on."""
-        exact: dict[IPAddress, PeerName] = {}
-        networks: list[tuple[IPNetwork, PeerName]] = []
-        for peer in config.peers:
-            who = PeerName(peer.node_id, peer.client_id)
-            for text in peer.allowed_ips:
-                network = ip_network(text)
-                if network.prefixlen == network.max_prefixlen:
-                    exact[network.network_address] = who
-                else:
-                    networks.append((network, who))
-        networks.sort(key=lambda entry: -entry[0].prefixlen)
-        with self._lock:
-            self._tags = self._tags | dict(state.tag_names)
-            self._exact, self._networks = exact, tuple(networks)
-
-    def identity(self, tag: int) -> str:
-        """The name of TAG; `unknown` for one that was never distributed here."""
-        return self._tags.get(tag, UNKNOWN)
-
-    def peer(self, address: IPAddress | None) -> PeerName | None:
-        """The peer that ADDRESS is behind, by the longest prefix."""
-        if address is None:
-            return None
+    def _peer(self, text: str) -> Peer | None:
+        """The peer that the address TEXT is behind, by the longest prefix."""
+        address = ip_address(text)
         found = self._exact.get(address)
         if found is not None:
             return found
@@ -73,31 +52,109 @@ class Names:
         return None
 
 
-def record(event: DatapathEvent, names: Names) -> dict[str, Any]:
-    """EVENT as an Event of docs/PROTOCOL.md."""
-    peer = names.peer(event.source)
-    return {
-        "at": rfc3339(event.unix_ns),
-        "kind": "flow" if event.is_first else "packet",
-        "verdict": event.verdict.word,
-        "hook": event.hook.word,
-        "source": NO_ADDRESS if event.source is None else str(event.source),
-        "destination": NO_ADDRESS if event.destination is None else str(event.destination),
-        "protocol": event.protocol,
-        "source_port": event.source_port,
-        "destination_port": event.destination_port,
-        "source_identity": names.identity(event.source_tag),
-        "destination_identity": names.identity(event.destination_tag),
-        "source_tag": event.source_tag,
-        "destination_tag": event.destination_tag,
-        "rule": event.rule,
-        "length": event.length,
-        "peer_node_id": peer.node_id if peer else None,
-        "peer_client_id": peer.client_id if peer else None,
-    }
+class Names:
+    """The table of the configuration applied last."""
+
+    def __init__(self) -> None:
+        self.table = NameTable({TAG_UNKNOWN: UNKNOWN, TAG_WORLD: WORLD}, {}, ())
+
+    def learn(self, config: NodeConfig, state: DatapathState) -> None:
+        """Go by CONFIG (and what it compiled to) from now on."""
+        exact: dict[IPAddress, Peer] = {}
+        networks: list[tuple[IPNetwork, Peer]] = []
+        for peer in config.peers:
+            who = (peer.node_id, peer.client_id)
+            for text in peer.allowed_ips:
+                network = ip_network(text)
+                if network.prefixlen == network.max_prefixlen:
+                    exact[network.network_address] = who
+                else:
+                    networks.append((network, who))
+        networks.sort(key=lambda entry: -entry[0].prefixlen)
+        tags = {**self.table.tags, **state.tag_names}
+        self.table = NameTable(tags, exact, networks)
+
+    def identity(self, tag: int) -> str:
+        """The name of TAG; `unknown` for one that was never distributed here."""
+        return self.table.tags.get(tag, UNKNOWN)
 
 
-def rfc3339(unix_ns: int) -> str:
-    """UTC with microseconds: 2026-01-31T12:00:00.000000Z."""
-    seconds, rest_ns = divmod(unix_ns, 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest_ns // 1000:06d}Z"
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """What the numbers in events of one moment are called; clock_ns as in `Head`."""
+
+    clock_ns: int
+    names: NameTable
+    rules: Generations
+
+    def identity(self, tag: int) -> str:
+        return self.names.tags.get(tag, UNKNOWN)
+
+    def rule(self, epoch: int, rule: int) -> str | None:
+        return rule_name(self.rules, epoch, rule)
+
+    def peer(self, address: str) -> Peer | None:
+        return self.names.peer(address)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Events that were read together: packed records, and what is in them called."""
+
+    records: bytearray
+    naming: Naming
+
+    def __len__(self) -> int:
+        return len(self.records) // logbatch.SIZE
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """Its events one by one, as docs/PROTOCOL.md has them."""
+        return logbatch.documents(self.records, self.naming)
+
+
+def body(chunk: Chunk) -> bytes:
+    """CHUNK as a batch to push, under a new id. The columns are gone through, never the events."""
+    naming = chunk.naming
+    words = memoryview(chunk.records).cast("I")
+    step = logbatch.SIZE // 4
+
+    def column(name: str) -> list[int]:
+        return words[logbatch.OFFSETS[name] // 4 :: step].tolist()
+
+    tags = {*column("source_tag"), *column("destination_tag")}
+    rules = {pair for pair in set(zip(column("epoch"), column("rule"), strict=True)) if pair[1]}
+    head = Head(
+        batch_id=str(uuid.uuid4()),
+        layout=logbatch.LAYOUT,
+        byte_order=sys.byteorder,
+        count=len(chunk),
+        clock_ns=naming.clock_ns,
+        tags=tuple(TagName(tag=tag, name=naming.identity(tag)) for tag in sorted(tags)),
+        rules=tuple(
+            RuleName(epoch=epoch, rule=rule, id=name)
+            for epoch, rule in sorted(rules)
+            if (name := naming.rule(epoch, rule)) is not None
+        ),
+        peers=tuple(_peers(chunk)),
+    )
+    return logbatch.pack(head, chunk.records)
+
+
+def _peers(chunk: Chunk) -> Iterator[PeerName]:
+    halves = memoryview(chunk.records).cast("Q")
+    step, first = logbatch.SIZE // 8, logbatch.OFFSETS["source"] // 8
+    sources = set(
+        zip(
+            chunk.records[logbatch.OFFSETS["family"] :: logbatch.SIZE],
+            halves[first::step].tolist(),
+            halves[first + 1 :: step].tolist(),
+            strict=True,
+        )
+    )
+    for family, high, low in sources:
+        if family:
+            data = high.to_bytes(8, sys.byteorder) + low.to_bytes(8, sys.byteorder)
+            address = logbatch.address_text(family, data)
+            peer = chunk.naming.peer(address)
+            if peer is not None:
+                yield PeerName(address=address, node_id=peer[0], client_id=peer[1])

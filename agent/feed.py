@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from agent.datapath.datapath import Datapath
-from agent.events import Names, record
+from agent.datapath.events import boot_time_ns
+from agent.events import Chunk, Names, Naming
 from agent.flowlog import Emitted, Reading
 from agent.metrics import RuleTraffic, Traffic
+
+CLOCK_DRIFT_NS = 1_000_000  # the wall clock is slewed all the time
 
 
 class DatapathFeed:
@@ -14,17 +17,39 @@ class DatapathFeed:
     def __init__(self, datapath: Datapath, names: Names) -> None:
         self._datapath, self._names = datapath, names
         self._undecodable = 0
+        self._naming = Naming(boot_time_ns(), names.table, datapath.generations)
 
     def read(self, timeout_ms: int) -> Reading:
         """The events that are there; waits up to TIMEOUT_MS for the first."""
-        records = [record(event, self._names) for event in self._datapath.read_events(timeout_ms)]
+        records = self._datapath.read_records(timeout_ms)
         before, self._undecodable = self._undecodable, self._datapath.undecodable_events
-        return Reading(records=records, undecodable=self._undecodable - before)
+        naming = self.naming()
+        return Reading(
+            chunks=[Chunk(part, naming) for part in records],
+            undecodable=self._undecodable - before,
+        )
+
+    def naming(self) -> Naming:
+        """What numbers are called now: the same object until that, or the clock, has changed."""
+        last, clock_ns = self._naming, boot_time_ns()
+        if abs(clock_ns - last.clock_ns) < CLOCK_DRIFT_NS:
+            clock_ns = last.clock_ns
+        now = Naming(clock_ns, self._names.table, self._datapath.generations)
+        is_same = (
+            now.clock_ns == last.clock_ns and now.names is last.names and now.rules is last.rules
+        )
+        if not is_same:
+            self._naming = now
+        return self._naming
 
     def emitted(self) -> Emitted:
         """What the programs wanted to log; the kernel counts what found room and what did not."""
         now = self._datapath.log_counters()
         return Emitted(emitted=now.emitted + now.ring_full, ring_full=now.ring_full)
+
+    def suppressed(self) -> int:
+        """Denials that were too many in one second to become events."""
+        return self._datapath.log_counters().suppressed
 
     def traffic(self) -> tuple[Traffic, ...]:
         """Every counter, with its tag's name."""

@@ -1,10 +1,11 @@
 """From the ring buffer to the coordinator and to whoever watches, without ever holding up either.
 
-    ring (kernel) -> consumer thread -> bounded buffer -> pusher thread -> coordinator
-                          |
-                          +-> observers, each with a bounded queue of its own
+    rings (kernel) -> consumer thread -> bounded buffer -> pusher thread -> coordinator
+                           |
+                           +-> observers, each with a bounded queue of its own
 
-Every event ends in exactly one place, and `LogCounts` says how many in which:
+Events stay packed, as the kernel wrote them; only an observer has them as documents, which it makes
+in its own time. Every event ends in exactly one place, and `LogCounts` says how many in which:
 emitted = ring_full + undecodable + buffer_full + push_failed + agent_died + delivered + in_flight.
 """
 
@@ -14,37 +15,40 @@ import logging
 import queue
 import threading
 import time
-import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.events import Chunk, body
 from agent.ledger import Ledger, LogCounts
 from ztlab.errors import ZtError
+from ztlab.model.logbatch import MAX_EVENTS, SIZE
 
 log = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
 """One Event of docs/PROTOCOL.md."""
 
-BATCH_EVENTS = 5000  # docs/PROTOCOL.md
 OBSERVER_EVENTS = 4096
 READ_MS = 100
+# Between two looks into the rings. Each event would wake the consumer otherwise, as long as it
+# keeps up; a ring of the default size has room for 10,000 meanwhile.
+PACE_S = 0.005
 FINAL_PUSH_S = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What one look into the ring gave: records, and how many could not be decoded."""
+    """What one look into the rings gave: events, and how many could not be decoded."""
 
-    records: Sequence[Record]
+    chunks: Sequence[Chunk]
     undecodable: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emitted:
-    """The kernel's side of the account since the programs were loaded."""
+    """The kernel's side of the account since its counters began."""
 
     emitted: int
     ring_full: int
@@ -54,29 +58,45 @@ class Observer:
     """One subscriber of the live events; a slow one loses events, and is told how many."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[Record] = queue.Queue(OBSERVER_EVENTS)
+        self._queue: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+        self._current: Iterator[Record] = iter(())
+        self._waiting = 0  # events in the queue
+        self._lock = threading.Lock()
         self.lost = 0  # since it subscribed
 
-    def offer(self, record: Record) -> None:
-        """Never waits."""
-        try:
-            self._queue.put_nowait(record)
-        except queue.Full:
-            self.lost += 1
+    def offer(self, chunk: Chunk) -> None:
+        """Never waits, and makes nothing of it yet."""
+        with self._lock:
+            room = OBSERVER_EVENTS - self._waiting
+            if len(chunk) > room:
+                self.lost += len(chunk) - room
+                chunk = Chunk(chunk.records[: room * SIZE], chunk.naming)
+            self._waiting += len(chunk)
+        if len(chunk):
+            self._queue.put(chunk)
 
     def next(self, timeout_s: float) -> Record | None:
         """The next event; None if there was none in time."""
+        found = next(self._current, None)
+        if found is not None:
+            return found
         try:
-            return self._queue.get(timeout=timeout_s)
+            chunk = self._queue.get(timeout=timeout_s)
         except queue.Empty:
             return None
+        with self._lock:
+            self._waiting -= len(chunk)
+        self._current = chunk.documents()
+        return next(self._current)
 
 
 class EventBuffer:
     """The bounded buffer between consumer and pusher.
 
-    capacity   events, those of a batch that is being pushed included
-    flush_at   events that make a batch due
+    capacity       bytes of events, those of a batch that is being pushed included; what an event
+                   takes is SIZE
+    flush_at       bytes of them that make a batch due
+    flush_after_s  age of the oldest that makes it due
     """
 
     def __init__(
@@ -89,32 +109,55 @@ class EventBuffer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
-        self._capacity, self._flush_at, self._flush_after_s = capacity, flush_at, flush_after_s
-        self._clock = clock
-        self._waiting: deque[tuple[float, Record]] = deque()
+        self._capacity = capacity // SIZE
+        self._flush_at = max(1, flush_at // SIZE)
+        self._flush_after_s, self._clock = flush_after_s, clock
+        # The next batches, with the time of their first event; all but the last are complete.
+        self._waiting: deque[tuple[float, Chunk]] = deque()
+        self._held = 0
         self._pushing = 0
         self._changed = threading.Condition()
         self._closed = False
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Keep RECORDS as far as there is room; the rest is dropped and counted."""
+    def add(self, chunk: Chunk) -> None:
+        """Keep CHUNK as far as there is room; the rest is dropped and counted."""
         now = self._clock()
         with self._changed:
-            room = max(0, self._capacity - len(self._waiting) - self._pushing)
-            self._waiting.extend((now, record) for record in records[:room])
-            self._ledger.count(buffer_full=max(0, len(records) - room))
-            self._changed.notify()
+            kept = min(len(chunk), max(0, self._capacity - self._held - self._pushing))
+            start = 0
+            while start < kept:
+                batch = self._open_batch(chunk, now)
+                end = min(kept, start + MAX_EVENTS - len(batch))
+                # Copied: a large chunk of which a part stays would stay as a whole.
+                batch.records.extend(memoryview(chunk.records)[start * SIZE : end * SIZE])
+                start = end
+            self._held += kept
+            if kept < len(chunk):
+                self._ledger.count(buffer_full=len(chunk) - kept)
+            if self._is_due():
+                self._changed.notify()
 
-    def take(self, timeout_s: float) -> list[Record]:
-        """The next batch once it is due, else nothing; `settle` must follow a batch."""
+    def _open_batch(self, chunk: Chunk, now: float) -> Chunk:
+        """The batch that the next event of CHUNK goes into."""
+        if self._waiting:
+            last = self._waiting[-1][1]
+            if last.naming is chunk.naming and len(last) < MAX_EVENTS:
+                return last
+        batch = Chunk(bytearray(), chunk.naming)
+        self._waiting.append((now, batch))
+        return batch
+
+    def take(self, timeout_s: float) -> Chunk | None:
+        """The next batch once it is due, else None; `settle` must follow a batch."""
         with self._changed:
             if not self._is_due():
                 self._changed.wait(min(timeout_s, self._due_in_s()))
             if not self._is_due():
-                return []
-            count = min(BATCH_EVENTS, len(self._waiting))
-            self._pushing = count
-            return [self._waiting.popleft()[1] for _ in range(count)]
+                return None
+            _, batch = self._waiting.popleft()
+            self._pushing = len(batch)
+            self._held -= len(batch)
+            return batch
 
     def settle(self, *, delivered: bool) -> None:
         """The batch taken last was acknowledged, or is given up; its room is free again."""
@@ -135,13 +178,13 @@ class EventBuffer:
     def held(self) -> int:
         """Events in the buffer or in a batch that is being pushed."""
         with self._changed:
-            return len(self._waiting) + self._pushing
+            return self._held + self._pushing
 
     def _is_due(self) -> bool:
         if not self._waiting:
             return False
         is_old = self._clock() - self._waiting[0][0] >= self._flush_after_s
-        return self._closed or is_old or len(self._waiting) >= self._flush_at
+        return self._closed or is_old or self._held >= self._flush_at
 
     def _due_in_s(self) -> float:
         if not self._waiting:
@@ -154,8 +197,8 @@ class FlowLog:
 
     read      waits up to so many milliseconds for events
     emitted   the kernel's counters
-    push      pushes one batch, ZtError if it was not acknowledged; None: nothing is pushed, and an
-              event counts as delivered once it was offered to the observers there are
+    push      pushes one batch's body, ZtError if it was not acknowledged; None: nothing is pushed,
+              and an event counts as delivered once it was offered to the observers there are
     is_ready  False as long as there is nobody to push to yet: batches then wait
     """
 
@@ -166,7 +209,7 @@ class FlowLog:
         *,
         read: Callable[[int], Reading],
         emitted: Callable[[], Emitted],
-        push: Callable[[str, Sequence[Record]], None] | None,
+        push: Callable[[bytes], None] | None,
         is_ready: Callable[[], bool],
     ) -> None:
         self._ledger, self._buffer = ledger, buffer
@@ -228,19 +271,21 @@ class FlowLog:
                 self._stop.wait(1.0)
                 continue
             self._distribute(reading)
+            if not last:
+                self._stop.wait(PACE_S)
 
     def _distribute(self, reading: Reading) -> None:
-        records = reading.records
-        if not records and not reading.undecodable:
+        if not reading.chunks and not reading.undecodable:
             return
-        self._ledger.count(undecodable=reading.undecodable)
-        for observer in self._observers:
-            for record in records:
-                observer.offer(record)
-        if self._push is None:
-            self._ledger.count(delivered=len(records))
-        else:
-            self._buffer.add(records)
+        if reading.undecodable:
+            self._ledger.count(undecodable=reading.undecodable)
+        for chunk in reading.chunks:
+            for observer in self._observers:
+                observer.offer(chunk)
+            if self._push is None:
+                self._ledger.count(delivered=len(chunk))
+            else:
+                self._buffer.add(chunk)
         self._ledger.update(self._emitted_total())
 
     def _pump(self) -> None:
@@ -253,15 +298,15 @@ class FlowLog:
                 self._stop.wait(0.1)
                 continue
             batch = self._buffer.take(0.5)
-            if batch:
+            if batch is not None:
                 self._push_one(batch)
             elif is_last:
                 return
 
-    def _push_one(self, batch: Sequence[Record]) -> None:
+    def _push_one(self, batch: Chunk) -> None:
         assert self._push is not None
         try:
-            self._push(str(uuid.uuid4()), batch)
+            self._push(body(batch))
         except ZtError as error:
             self._buffer.settle(delivered=False)
             if str(error) != self._told:

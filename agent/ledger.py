@@ -1,7 +1,9 @@
 """The account of log events, kept where a kill -9 cannot lose it.
 
-The totals lie in a small mapped file: what a predecessor had emitted and not accounted for when it
-died is booked by its successor as `agent_died`, and every counter goes on from where it was.
+The totals lie in a small mapped file. How many events there were the kernel knows, whose counters
+and rings outlive an agent; how many were taken out of the rings it knows as well. So a successor
+books as `agent_died` what its predecessor had taken out and not settled, exactly, drains itself
+what is still in the rings, and every counter goes on from where it was.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 from agent import state
 from ztlab.errors import ZtError
 
-_MAGIC = 0x7A746C6F67000001  # "ztlog", layout 1
+_MAGIC = 0x7A746C6F67000002  # "ztlog", layout 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,7 @@ class LogCounts:
     undecodable  read, but not understood
     buffer_full  no room in the agent's buffer
     push_failed  its batch was not acknowledged
-    agent_died   was in the ring or the buffer when an agent ended
+    agent_died   was in the buffer when an agent ended; or in rings that nobody reads any more
     delivered    acknowledged by the coordinator; where nothing is pushed: offered to the observers
     """
 
@@ -60,7 +62,21 @@ class LogCounts:
 
 
 _NAMES = tuple(f.name for f in fields(LogCounts))
-_LAYOUT = struct.Struct(f"={1 + len(_NAMES)}Q")
+_LAYOUT = struct.Struct(f"={1 + len(_NAMES) + 4}Q")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """Where the totals stood when the kernel's counters began.
+
+    account  the kernel's number for these counters; 0: none yet
+    settled  all that had come to an end, but for ring_full
+    """
+
+    account: int = 0
+    emitted: int = 0
+    ring_full: int = 0
+    settled: int = 0
 
 
 class Ledger:
@@ -70,13 +86,32 @@ class Ledger:
         self._lock = threading.Lock()
         self._map = _mapped(path)
         magic, *values = _LAYOUT.unpack_from(self._map)
-        found = LogCounts(**dict(zip(_NAMES, values, strict=True)))
+        counts, base = values[: len(_NAMES)], values[len(_NAMES) :]
+        found = LogCounts(**dict(zip(_NAMES, counts, strict=True)))
+        self._base = _Base(account=base[0], emitted=base[1], ring_full=base[2], settled=base[3])
         if magic != _MAGIC or found.in_flight < 0:
-            found = LogCounts()
-        self._counts = replace(found, agent_died=found.agent_died + found.in_flight)
-        # The programs are loaded anew, their own counters begin at zero: these are the bases.
-        self._base = self._counts
-        self._store()
+            found, self._base = LogCounts(), _Base()
+        self._counts = found
+
+    def begin(self, *, account: int, consumed: int) -> None:
+        """Book by the kernel's counters with the number ACCOUNT, before any of their events is.
+
+        consumed  events taken out of their rings so far, by predecessors: what these did not settle
+                  died with them. Where the counters are others than theirs, so did all the rest.
+        """
+        with self._lock:
+            counts = self._counts
+            if account != self._base.account:
+                counts = replace(counts, agent_died=counts.agent_died + counts.in_flight)
+                self._base = _Base(
+                    account=account,
+                    emitted=counts.emitted,
+                    ring_full=counts.ring_full,
+                    settled=counts.settled - counts.ring_full,
+                )
+            held = consumed - (counts.settled - counts.ring_full - self._base.settled)
+            self._counts = replace(counts, agent_died=counts.agent_died + max(0, held))
+            self._store()
 
     def count(
         self,
@@ -86,7 +121,7 @@ class Ledger:
         push_failed: int = 0,
         delivered: int = 0,
     ) -> None:
-        """Book so many more events."""
+        """Book so many more events, on file at once."""
         with self._lock:
             counts = self._counts
             self._counts = replace(
@@ -96,6 +131,7 @@ class Ledger:
                 push_failed=counts.push_failed + push_failed,
                 delivered=counts.delivered + delivered,
             )
+            self._store()
 
     def update(self, read: Callable[[], tuple[int, int]]) -> LogCounts:
         """Take over the kernel's (emitted, ring_full), put all on file, and return it.
@@ -121,6 +157,8 @@ class Ledger:
     def _store(self) -> None:
         # `emitted` lies first: torn by a kill, the file shows too much in flight, never too little.
         values = [getattr(self._counts, name) for name in _NAMES]
+        base = self._base
+        values += [base.account, base.emitted, base.ring_full, base.settled]
         _LAYOUT.pack_into(self._map, 0, _MAGIC, *values)
 
 

@@ -50,8 +50,10 @@ class Snapshot:
     """Everything /metrics says, at one moment.
 
     uncounted   packets for whose identity, hook and verdict there was no counter left
+    suppressed  denials that were too many in one second to become log events
     handshakes  peer name to Unix time of the last handshake, 0.0: none
     applies     "applied" and "refused" to how often
+    rotations   "done" and "undone" to how often the key was changed; empty: standalone
     session     None: standalone
     """
 
@@ -59,12 +61,14 @@ class Snapshot:
     rules: tuple[RuleTraffic, ...]
     uncounted: int
     log: LogCounts
+    suppressed: int
     flows: int
     health: Health
     switches: Switches
     session: SessionStatus | None
     applied: Applied | None
     applies: Mapping[str, int]
+    rotations: Mapping[str, int]
     handshakes: Mapping[str, float]
     version: str
     wireguard: str
@@ -177,6 +181,8 @@ def _log(now: Snapshot) -> Iterator[Metric]:
     rows = {(f.name,): float(getattr(now.log, f.name)) for f in fields(now.log)}
     yield _counter("zt_log_events", "Log events, by what became of them.", ("outcome",), rows)
     yield _gauge("zt_log_events_in_flight", "Log events on their way.", now.log.in_flight)
+    text = "Denials that were too many in one second to become log events."
+    yield _counter("zt_log_denials_suppressed", text, (), {(): float(now.suppressed)})
 
 
 def _state(now: Snapshot) -> Iterator[Metric]:
@@ -207,6 +213,8 @@ def _control_plane(now: Snapshot) -> Iterator[Metric]:
     yield _labelled("zt_config_revision", "Number of the applied revision.", "epoch", revision)
     applies = {(result,): float(count) for result, count in now.applies.items()}
     yield _counter("zt_config_applies", "Configurations that came.", ("result",), applies)
+    rotations = {(result,): float(count) for result, count in now.rotations.items()}
+    yield _counter("zt_key_rotations", "Changes of the node's key.", ("result",), rotations)
 
 
 def _peers(now: Snapshot) -> Iterator[Metric]:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from agent import state
 from agent.keys import NodeKey
@@ -144,19 +143,19 @@ class Session:
             last_error=self._last_error,
         )
 
-    def push_logs(self, batch_id: str, events: Sequence[Mapping[str, Any]]) -> None:
-        """Push one batch; ZtError where it was not acknowledged."""
+    def push_logs(self, batch: bytes) -> None:
+        """Push one batch (ztlab.model.logbatch); ZtError where it was not acknowledged."""
         client = self._client
         if client is None:
             raise Unreachable("not connected to the coordinator yet")
         token = client.token
         try:
-            client.push_logs(batch_id=batch_id, events=events)
+            client.push_logs(batch)
         except Refused as refusal:
             if refusal.status != 401:
                 raise
             self._renew(client, stale=token)
-            client.push_logs(batch_id=batch_id, events=events)
+            client.push_logs(batch)
 
     def _run(self) -> None:
         while not self._stop.is_set():

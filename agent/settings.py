@@ -52,9 +52,14 @@ def _check_listen(text: str) -> None:
         raise ValueError(f"want HOST:PORT, got {text!r}")
 
 
-def _check_positive(value: int) -> None:
-    if value < 1:
-        raise ValueError(f"want at least 1, got {value}")
+def _check_buffer(size: int) -> None:
+    if size < 4096:
+        raise ValueError(f"want at least 4096 bytes, got {size}")
+
+
+def _check_rate(value: int) -> None:
+    if not 0 <= value < 2**32:
+        raise ValueError(f"want a rate from 0 to {2**32 - 1}, got {value}")
 
 
 def _check_share(value: float) -> None:
@@ -113,11 +118,13 @@ class MetricsSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
-    """buffer_events: events held; flush_share: of it, 0..1; flush_after_s: seconds."""
+    """buffer_bytes: of events held, 96 bytes each; flush_share: of it, 0..1; flush_after_s:
+    seconds; denials_per_s: how many of one second become events, on each CPU, 0: all."""
 
-    buffer_events: int = field(default=65536, check=_check_positive)
+    buffer_bytes: int = field(default=6 * 2**20, check=_check_buffer)
     flush_share: float = field(default=0.25, check=_check_share)
     flush_after_s: float = field(default=1.0, check=_check_age)
+    denials_per_s: int = field(default=1000, check=_check_rate)
     push: bool = field(default=True)
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import ip_address
-from itertools import islice
 from typing import Any
 
 from sqlalchemy import func, insert, or_, select
@@ -16,36 +12,11 @@ from sqlalchemy.orm import Session
 from coordinator import clock
 from coordinator.nodes import Caller
 from coordinator.store.models import LogBatchRow, LogEventRow, NodeRow
-from ztlab.errors import SchemaError
-from ztlab.model.codec import describe, did_you_mean, field
-from ztlab.model.verdict import Hook, Verdict
+from ztlab.model import logbatch
+from ztlab.model.logbatch import Head
 
-MAX_EVENTS = 5000
-MAX_FAULTS = 20  # a broken sender breaks every event alike
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 5000
-
-
-def _check_batch_id(text: str) -> None:
-    try:
-        canonical = str(uuid.UUID(text))
-    except ValueError:
-        canonical = ""
-    if canonical != text:
-        raise ValueError(f"want a UUID in lower case, got {text!r}")
-
-
-def _check_events(events: tuple[Any, ...]) -> None:
-    if len(events) > MAX_EVENTS:
-        raise ValueError(f"want at most {MAX_EVENTS} events, got {len(events)}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchBody:
-    """Body of POST /node/logs; `events` are checked by `check_event`, for its speed."""
-
-    batch_id: str = field(check=_check_batch_id)
-    events: tuple[Any, ...] = field(check=_check_events)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +36,13 @@ class Search:
     limit: int = DEFAULT_LIMIT
 
 
-def store_batch(session: Session, caller: Caller, body: BatchBody, now: datetime) -> int:
-    """How many events of the batch are stored; the same batch again stores nothing."""
-    known = session.get(LogBatchRow, (caller.node_id, body.batch_id))
+def store_batch(
+    session: Session, caller: Caller, head: Head, records: memoryview, now: datetime
+) -> int:
+    """How many events of the batch, which is checked, are stored; the same again stores nothing."""
+    known = session.get(LogBatchRow, (caller.node_id, head.batch_id))
     if known is not None:
         return known.stored
-    faults = (fault for i, event in enumerate(body.events) for fault in event_faults(event, i))
-    if found := list(islice(faults, MAX_FAULTS)):
-        raise SchemaError(found)
     rows = [
         {
             "node_id": caller.node_id,
@@ -80,16 +50,16 @@ def store_batch(session: Session, caller: Caller, body: BatchBody, now: datetime
             "at": clock.parse_rfc3339(event["at"]),
             "received_at": now,
             "verdict": event["verdict"],
-            "source_identity": event.get("source_identity"),
-            "destination_identity": event.get("destination_identity"),
+            "source_identity": event["source_identity"],
+            "destination_identity": event["destination_identity"],
             "event": event,
         }
-        for event in body.events
+        for event in logbatch.documents(records, head, head.byte_order)
     ]
     if rows:
         session.execute(insert(LogEventRow), rows)
     batch = LogBatchRow(
-        node_id=caller.node_id, batch_id=body.batch_id, stored=len(rows), received_at=now
+        node_id=caller.node_id, batch_id=head.batch_id, stored=len(rows), received_at=now
     )
     session.add(batch)
     session.get_one(NodeRow, caller.node_id).last_contact_at = now
@@ -130,75 +100,3 @@ def _record(row: LogEventRow) -> dict[str, Any]:
         "node": row.node,
         "received_at": clock.rfc3339(row.received_at),
     }
-
-
-def event_faults(event: Any, i: int) -> Iterator[str]:
-    """One line per fault of the I-th event: an unknown key, a missing one, a wrong value.
-
-    One by one, so that nobody needs to look for more than they will tell: a batch that is wrong
-    all over would hold up everybody else for half a minute.
-    """
-    if not isinstance(event, Mapping):
-        yield f"events[{i}]: want a mapping, got {describe(event)}"
-        return
-    for key, value in event.items():
-        check = _CHECKS.get(key)
-        if check is None:
-            yield f"events[{i}].{key[:64]}: unknown key{did_you_mean(key, _CHECKS)}"
-        elif not (check(value) or (value is None and key not in _REQUIRED)):
-            yield f"events[{i}].{key}: want {_WANTED[key]}, got {describe(value)}"
-    yield from (f"events[{i}].{key}: missing" for key in _REQUIRED if key not in event)
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        clock.parse_rfc3339(value)
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
-def _is_address(value: Any) -> bool:
-    try:
-        ip_address(value)
-    except ValueError:
-        return False
-    return isinstance(value, str) and "%" not in value  # no interface of that machine's
-
-
-def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 64
-
-
-def _within(limit: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and 0 <= value <= limit
-
-
-def _one_of(words: frozenset[str]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and value in words
-
-
-_VERDICTS = frozenset(verdict.word for verdict in Verdict)
-_HOOKS = frozenset(hook.word for hook in Hook)
-_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "at": (_is_time, "an RFC 3339 time with its offset"),
-    "kind": (_one_of(frozenset(("flow", "packet"))), "flow | packet"),
-    "verdict": (_one_of(_VERDICTS), "a verdict"),
-    "hook": (_one_of(_HOOKS), "ingress | egress"),
-    "source": (_is_address, "an IP address"),
-    "destination": (_is_address, "an IP address"),
-    "protocol": (_within(255), "a protocol number"),
-    "source_port": (_within(65535), "a port"),
-    "destination_port": (_within(65535), "a port"),
-    "source_identity": (_is_word, "a name"),
-    "destination_identity": (_is_word, "a name"),
-    "source_tag": (_within(2**24 - 1), "a tag"),
-    "destination_tag": (_within(2**24 - 1), "a tag"),
-    "rule": (_is_word, "a rule's id"),
-    "length": (_within(2**32 - 1), "a length in bytes"),
-    "peer_node_id": (_is_word, "a node's id"),
-    "peer_client_id": (_is_word, "a client ID"),
-}
-_CHECKS = {key: check for key, (check, _) in _FIELDS.items()}
-_WANTED = {key: wanted for key, (_, wanted) in _FIELDS.items()}
-_REQUIRED = ("at", "kind", "verdict", "hook", "source", "destination", "protocol")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import platform
 import threading
-from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +21,19 @@ from agent.abi import ConfigWord, IPNetwork, LogCounter, Logging, PolicyFlag, St
 from agent.datapath import adoption, encode
 from agent.datapath import attach as filters
 from agent.datapath.adoption import Inherited
-from agent.datapath.events import DatapathEvent, boot_time_ns, decode_all
+from agent.datapath.events import DatapathEvent, Generations, boot_time_ns, decode
 from agent.datapath.generations import RuleBook
 from agent.datapath.hits import HitCounters, RuleHits
 from agent.datapath.limits import Limits
 from agent.datapath.loaded import Loaded, Origin, Wanted
 from agent.datapath.loader import load
-from agent.datapath.maps import BpfMap, SharedWords
+from agent.datapath.maps import BpfMap, SharedWords, map_id
 from agent.datapath.marks import MarkLayout
 from agent.datapath.pins import PinnedSet, Pins
 from agent.datapath.rings import EventRings
 from agent.datapath.state import DatapathState, IdentityEntry
 from ztlab.errors import ZtError
+from ztlab.model import logbatch
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
 _PER_CPU = frozenset({"zt_rules", "zt_stats", "zt_log"})
@@ -363,17 +363,40 @@ class Datapath:
         """Entries in the flow table, those that timed out and were not reused included."""
         return self._maps["zt_flows"].count()
 
+    def read_records(self, timeout_ms: int) -> list[bytearray]:
+        """The events that are there, packed (struct zt_event), for each CPU that has any; waits up
+        to TIMEOUT_MS for the first. One reader."""
+        found = self._rings.read(timeout_ms)
+        for records in found:
+            faulty = logbatch.faulty(records)
+            self._undecodable += len(faulty)
+            for i in reversed(faulty):
+                del records[i * logbatch.SIZE : (i + 1) * logbatch.SIZE]
+        return found
+
     def read_events(self, timeout_ms: int) -> list[DatapathEvent]:
-        """The events that are there, in order; waits up to TIMEOUT_MS for the first. One reader."""
-        boot_ns = boot_time_ns()
-        records = b"".join(self._rings.read(timeout_ms))
-        events, faulty = decode_all(records, boot_ns=boot_ns, rule_name=self._rule_name)
-        self._undecodable += faulty
-        return events
+        """The same one by one, by their time."""
+        found = b"".join(self.read_records(timeout_ms))
+        return decode(found, boot_ns=boot_time_ns(), generations=self._generations.known)
+
+    @property
+    def generations(self) -> Generations:
+        """Which rules an event's epoch and rule mean."""
+        return self._generations.known
+
+    @property
+    def consumed_events(self) -> int:
+        """Events ever taken out of the rings, by whomever."""
+        return self._rings.consumed
+
+    @property
+    def log_account(self) -> int:
+        """What the kernel's log counters are of: another number, and they began at zero."""
+        return map_id(self._loaded.maps["zt_log"])
 
     @property
     def undecodable_events(self) -> int:
-        """Records that `read_events` could not make sense of."""
+        """Records that `read_records` could not make sense of."""
         return self._undecodable + self._rings.odd
 
     def close(self) -> None:
@@ -391,13 +414,6 @@ class Datapath:
         with self._changing:
             flags = self._config[ConfigWord.POLICY] & 0xFF
             self._config[ConfigWord.POLICY] = self._next_epoch() << abi.EPOCH_SHIFT | flags
-
-    def _rule_name(self, epoch: int, rule: int) -> str | None:
-        """The id of the rule that was RULE (index + 1) in EPOCH."""
-        known = self._generations.known
-        at = bisect_right(known, epoch, key=lambda generation: generation[0]) - 1
-        rules = known[max(at, 0)][1]
-        return rules[rule - 1] if rule <= len(rules) else None
 
 
 def _require_sizes(maps: Mapping[str, BpfMap]) -> None:

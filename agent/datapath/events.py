@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import struct
 import time
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,9 +12,8 @@ from agent import abi
 from agent.abi import EventFlag, IPAddress
 from ztlab.model.verdict import Hook, Verdict
 
-_LAYOUT = struct.Struct("=4Q16s16s4I2H8B4x")
-_SIZE = ctypes.sizeof(abi.Event)
-assert _LAYOUT.size == _SIZE
+Generations = tuple[tuple[int, tuple[str, ...]], ...]
+"""(first epoch, ids of the rules in written order), the oldest first; never empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,70 +56,51 @@ def _address(family: int, data: bytes) -> IPAddress | None:
 
 
 def decode(
-    record: bytes, *, boot_ns: int, rule_name: Callable[[int, int], str | None]
-) -> DatapathEvent:
-    """The event in RECORD; ValueError where it is none.
+    records: bytes, *, boot_ns: int, generations: Generations = ((0, ()),)
+) -> list[DatapathEvent]:
+    """The events in RECORDS, which are sound, by their time.
 
-    boot_ns    Unix time of the monotonic clock's zero, in nanoseconds
-    rule_name  (epoch, index + 1) to the rule's id
+    boot_ns  Unix time of the monotonic clock's zero, in nanoseconds
     """
-    if len(record) != _SIZE:
-        raise ValueError(f"want an event of {_SIZE} bytes, got {len(record)}")
-    (
-        at_ns,
-        _began_ns,
-        packets,
-        length,
-        source,
-        destination,
-        source_tag,
-        destination_tag,
-        rule,
-        epoch,
-        source_port,
-        destination_port,
-        family,
-        protocol,
-        verdict,
-        hook,
-        tcp_flags,
-        icmp_type,
-        icmp_code,
-        flags,
-    ) = _LAYOUT.unpack(record)
+    events = [_event(raw, boot_ns, generations) for raw in _split(records)]
+    return sorted(events, key=lambda event: event.unix_ns)
+
+
+def _split(records: bytes) -> Iterator[abi.Event]:
+    kind = abi.Event * (len(records) // _SIZE)
+    yield from kind.from_buffer_copy(records)
+
+
+_SIZE = len(bytes(abi.Event()))
+
+
+def _event(raw: abi.Event, boot_ns: int, generations: Generations) -> DatapathEvent:
     return DatapathEvent(
-        unix_ns=boot_ns + at_ns,
-        verdict=Verdict(verdict),
-        hook=Hook(hook),
-        source=_address(family, source),
-        destination=_address(family, destination),
-        protocol=protocol,
-        source_port=source_port,
-        destination_port=destination_port,
-        source_tag=source_tag,
-        destination_tag=destination_tag,
-        rule=rule_name(epoch, rule) if rule else None,
-        packets=packets,
-        length=length,
-        tcp_flags=tcp_flags,
-        icmp_type=icmp_type,
-        icmp_code=icmp_code,
-        is_first=bool(flags & EventFlag.FIRST),
+        unix_ns=boot_ns + raw.at_ns,
+        verdict=Verdict(raw.verdict),
+        hook=Hook(raw.hook),
+        source=_address(raw.family, bytes(raw.source)),
+        destination=_address(raw.family, bytes(raw.destination)),
+        protocol=raw.protocol,
+        source_port=raw.source_port,
+        destination_port=raw.destination_port,
+        source_tag=raw.source_tag,
+        destination_tag=raw.destination_tag,
+        rule=rule_name(generations, raw.epoch, raw.rule),
+        packets=raw.packets,
+        length=raw.bytes,
+        tcp_flags=raw.tcp_flags,
+        icmp_type=raw.icmp_type,
+        icmp_code=raw.icmp_code,
+        is_first=bool(raw.flags & EventFlag.FIRST),
     )
 
 
-def decode_all(
-    records: bytes, *, boot_ns: int, rule_name: Callable[[int, int], str | None]
-) -> tuple[list[DatapathEvent], int]:
-    """The events in RECORDS by their time, and how many of them are none."""
-    events, faulty = [], 0
-    for start in range(0, len(records), _SIZE):
-        try:
-            record = records[start : start + _SIZE]
-            events.append(decode(record, boot_ns=boot_ns, rule_name=rule_name))
-        except ValueError:
-            faulty += 1
-    return sorted(events, key=lambda event: event.unix_ns), faulty
+def rule_name(generations: Generations, epoch: int, rule: int) -> str | None:
+    """The id of the rule that was RULE (index + 1; 0: none) in EPOCH."""
+    at = bisect_right(generations, epoch, key=lambda generation: generation[0]) - 1
+    rules = generations[max(at, 0)][1]
+    return rules[rule - 1] if 0 < rule <= len(rules) else None
 
 
 def boot_time_ns() -> int:

@@ -49,6 +49,13 @@ def _check(result: int, name: str) -> None:
         raise OSError(-result, f"{os.strerror(-result)}: {name}")
 
 
+def map_id(fd: int) -> int:
+    """The kernel's number for a map; no other map gets it before the next boot."""
+    info = _MapInfo()
+    _object_info(fd, info)
+    return int(info.id)
+
+
 def program_id(fd: int) -> int:
     """The kernel's number for a loaded program."""
 

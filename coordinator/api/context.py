@@ -54,8 +54,18 @@ def body(kind: type[T], *, max_bytes: int | None = None, **defaults: Any) -> T:
     """
     if max_bytes is not None:
         request.max_content_length = max_bytes
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType("want application/json")
+    data = parse_json(raw_body("application/json"))
+    if isinstance(data, dict):
+        for key, value in defaults.items():
+            if data.setdefault(key, value) != value:
+                raise BadRequest(f"{key} in the body is not the one in the URL")
+    return codec.decode(kind, data)
+
+
+def raw_body(kind: str) -> bytes:
+    """The bytes of a body that must be of the media type KIND."""
+    if request.mimetype != kind:
+        raise UnsupportedMediaType(f"want {kind}")
     try:
         raw = request.get_data(cache=False)
     except ParseException as error:
@@ -63,12 +73,7 @@ def body(kind: type[T], *, max_bytes: int | None = None, **defaults: Any) -> T:
     if request.content_length is None and len(raw) >= (request.max_content_length or 0):
         # A chunked body says nothing beforehand, and Werkzeug cuts it at the limit in silence.
         raise RequestEntityTooLarge
-    data = parse_json(raw)
-    if isinstance(data, dict):
-        for key, value in defaults.items():
-            if data.setdefault(key, value) != value:
-                raise BadRequest(f"{key} in the body is not the one in the URL")
-    return codec.decode(kind, data)
+    return raw
 
 
 def parse_json(raw: bytes) -> Any:

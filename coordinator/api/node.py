@@ -7,9 +7,10 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from coordinator import clock, enrolment, logs, network, nodes, stream
-from coordinator.api.context import bearer, body, service
+from coordinator.api.context import bearer, body, raw_body, service
 from coordinator.enrolment import ChallengeRequest, EnrolRequest, NewToken, TokenRequest
 from coordinator.nodes import Ack, Caller
+from ztlab.model import logbatch
 
 blueprint = Blueprint("node", __name__)
 SMALL_BYTES = 65536  # the bound of every body but a batch of logs, strangers' above all
@@ -76,9 +77,10 @@ def ack() -> tuple[str, int]:
 
 @blueprint.post("/node/logs")
 def push_logs() -> dict[str, Any]:
-    caller, batch = _caller(), body(logs.BatchBody)
+    caller = _caller()
+    head, records = logbatch.unpack(raw_body(logbatch.CONTENT_TYPE))
     with service().store.writing() as session:
-        stored = logs.store_batch(session, caller, batch, clock.now())
+        stored = logs.store_batch(session, caller, head, records, clock.now())
     return {"stored": stored}
 
 

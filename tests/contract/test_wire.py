@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 
 from tests.contract.wire import EVENT, Follower, answer_to, challenge, refusal, until
+from tests.unit.batches import packed
 from tests.unit.coordinator.process import STOP_S, Coordinator, Keys, running
 from ztlab.client.admin import AdminClient
 from ztlab.client.node import NodeClient
 from ztlab.client.transport import fetch_authority
 from ztlab.errors import Refused, Unreachable
 from ztlab.model import proof
+from ztlab.model.logbatch import OFFSETS, SIZE
 
 LOW_ORDER = base64.b64encode(bytes(31) + b"\x00").decode()
 NOT_REDUCED = base64.b64encode((2**255 - 19 + 9).to_bytes(32, "little")).decode()
@@ -273,7 +275,7 @@ def test_revocation_ends_the_stream_at_once_and_all_that_follows_is_403(
 
         until(is_forgotten, "others lose it as a peer")
     assert refusal(client.stream) == 403
-    assert refusal(lambda: client.push_logs(batch_id=str(uuid.uuid4()), events=[])) == 403
+    assert refusal(lambda: client.push_logs(packed())) == 403
 
 
 def test_two_nodes_converge_on_a_policy() -> None:
@@ -332,10 +334,10 @@ def test_a_batch_of_logs_is_stored_once(
     coordinator: Coordinator, admin: AdminClient, name: str
 ) -> None:
     client, _ = coordinator.enrol(name)
-    batch = str(uuid.uuid4())
-    events = [EVENT, {**EVENT, "verdict": "allowed", "source_identity": "web"}]
-    assert client.push_logs(batch_id=batch, events=events) == 2
-    assert client.push_logs(batch_id=batch, events=events) == 2
+    web = {**EVENT, "verdict": "allowed", "source_tag": 5, "source_identity": "web"}
+    batch = packed(EVENT, web)
+    assert client.push_logs(batch) == 2
+    assert client.push_logs(batch) == 2
 
     page = admin.logs(node=name)
     assert [item["verdict"] for item in page.items] == ["no_rule", "allowed"]
@@ -350,7 +352,7 @@ def test_a_batch_of_logs_is_stored_once(
     assert len(admin.logs(node=name, verdict="allowed", since="2026-01-01T00:00:00Z").items) == 1
     assert admin.logs(node=name, since="2026-02-01T00:00:00Z").items == ()
 
-    assert client.push_logs(batch_id=str(uuid.uuid4()), events=[EVENT] * 3) == 3
+    assert client.push_logs(packed(EVENT, EVENT, EVENT)) == 3
     following = admin.logs(node=name, after=page.next)
     assert len(following.items) == 3
     assert admin.logs(node=name, after=following.next).items == ()
@@ -360,9 +362,11 @@ def test_a_batch_with_one_bad_event_stores_nothing(
     coordinator: Coordinator, admin: AdminClient, name: str
 ) -> None:
     client, _ = coordinator.enrol(name)
-    bad = {**EVENT, "verdict": "perhaps"}
-    batch = str(uuid.uuid4())
-    assert refusal(lambda: client.push_logs(batch_id=batch, events=[EVENT, bad])) == 422
+    batch = bytearray(packed(EVENT, EVENT))
+    batch[len(batch) - SIZE + OFFSETS["verdict"]] = 99
+    with pytest.raises(Refused, match=r"records\[1\].verdict: 99") as caught:
+        client.push_logs(bytes(batch))
+    assert caught.value.status == 422
     assert admin.logs(node=name).items == ()
 
 

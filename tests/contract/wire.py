@@ -16,7 +16,7 @@ from ztlab.errors import Refused, Unreachable
 from ztlab.model import proof
 
 EVENT: dict[str, Any] = {
-    "at": "2026-01-31T12:00:00Z",
+    "at": "2026-01-31T12:00:00.000000Z",
     "kind": "flow",
     "verdict": "no_rule",
     "hook": "ingress",
@@ -30,7 +30,9 @@ EVENT: dict[str, Any] = {
     "source_tag": 4,
     "destination_tag": 3,
     "rule": None,
+    "packets": 1,
     "length": 60,
+    "began_at": None,
     "peer_node_id": None,
     "peer_client_id": None,
 }

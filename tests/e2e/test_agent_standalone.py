@@ -29,7 +29,7 @@ DROPS = 'zt_drops_total{hook="ingress",identity="alice",reason="no_rule"}'
 EVENT_KEYS = {
     "at", "kind", "verdict", "hook", "source", "destination", "protocol", "source_port",
     "destination_port", "source_identity", "destination_identity", "source_tag",
-    "destination_tag", "rule", "length", "peer_node_id", "peer_client_id",
+    "destination_tag", "rule", "packets", "length", "began_at", "peer_node_id", "peer_client_id",
 }  # fmt: skip
 
 

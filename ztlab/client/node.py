@@ -12,7 +12,7 @@ import base64
 import binascii
 import json
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ import urllib3
 from ztlab.client.keys import KeyChange
 from ztlab.client.transport import SocketFactory, Transport, unreachable_if_broken
 from ztlab.errors import Refused, SchemaError, Unreachable
-from ztlab.model import codec
+from ztlab.model import codec, logbatch
 from ztlab.model.config import NodeConfig, Revision
 from ztlab.model.identity import decode_public_key
 from ztlab.model.proof import Purpose, Transcript, setup_key_hash
@@ -263,16 +263,16 @@ class NodeClient:
             body["error"] = error[:ERROR_CHARS]
         self._transport.request("POST", "/node/ack", body)
 
-    def push_logs(self, *, batch_id: str, events: Sequence[Mapping[str, Any]]) -> int:
-        """Push up to 5,000 events (docs/PROTOCOL.md); how many are stored, once they are.
+    def push_logs(self, batch: bytes) -> int:
+        """Push a batch (ztlab.model.logbatch.pack); how many events are stored, once they are.
 
         A connection that broke is tried once more: the batch's id keeps it from counting twice.
         """
-        body = {"batch_id": batch_id, "events": list(events)}
+        kind = logbatch.CONTENT_TYPE
         try:
-            answer = self._transport.request("POST", "/node/logs", body)
+            answer = self._transport.request("POST", "/node/logs", batch, content_type=kind)
         except Unreachable:
-            answer = self._transport.request("POST", "/node/logs", body)
+            answer = self._transport.request("POST", "/node/logs", batch, content_type=kind)
         return codec.decode(_Stored, answer, path="stored").stored
 
     def close(self) -> None:

@@ -103,14 +103,18 @@ class Transport:
         *,
         query: Mapping[str, str | int | None] | None = None,
         bearer: str | None = None,
+        content_type: str | None = None,
     ) -> Any:
         """The decoded JSON answer to METHOD PATH (below /api/v1); None where there is no body.
 
-        bearer  sent instead of the token; "" sends none
+        bearer        sent instead of the token; "" sends none
+        content_type  BODY is bytes of this type; None: it is sent as JSON
         Refused with the status for an answer of 400 or above, Unreachable where none came.
         """
         with self._mapped():
-            response = self._send(method, path, body, query=query, bearer=bearer)
+            response = self._send(
+                method, path, body, query=query, bearer=bearer, content_type=content_type
+            )
             content = response.data
         return _answer(response.status, content, f"{method} {path}")
 
@@ -139,6 +143,7 @@ class Transport:
         query: Mapping[str, str | int | None] | None = None,
         bearer: str | None = None,
         accept: str = "application/json",
+        content_type: str | None = None,
         read_s: float | None = None,
     ) -> urllib3.BaseHTTPResponse:
         given = {k: v for k, v in (query or {}).items() if v is not None}
@@ -148,7 +153,10 @@ class Transport:
         if token:
             headers["Authorization"] = f"Bearer {token}"
         content = None
-        if body is not None:
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+            content = body
+        elif body is not None:
             headers["Content-Type"] = "application/json"
             content = json.dumps(body, separators=(",", ":")).encode()
         streaming = read_s is not None

@@ -17,27 +17,10 @@ from agent import control
 from agent.cli import main
 from agent.control_server import CONNECTIONS, ControlServer
 from agent.flowlog import Observer
+from tests.unit.agent.chunks import chunk
 from ztlab.errors import HostUnfit, NotFound, Unreachable
 
-EVENT = {
-    "at": "2026-01-31T12:00:00.000000Z",
-    "kind": "flow",
-    "verdict": "no_rule",
-    "hook": "ingress",
-    "source": "10.77.0.3",
-    "destination": "10.77.0.2",
-    "protocol": 6,
-    "source_port": 43210,
-    "destination_port": 8080,
-    "source_identity": "guest",
-    "destination_identity": "api",
-    "source_tag": 4,
-    "destination_tag": 3,
-    "rule": None,
-    "length": 60,
-    "peer_node_id": None,
-    "peer_client_id": None,
-}
+(EVENT,) = chunk(1).documents()
 
 
 class Daemon:
@@ -118,7 +101,7 @@ def test_observers_see_events_live_and_a_slow_one_is_told_what_it_lost(daemon: D
     reader.start()
     assert daemon.subscribed.wait(5)
     daemon.observers[0].lost = 7
-    daemon.observers[0].offer(EVENT)
+    daemon.observers[0].offer(chunk(1))
     reader.join(5)
     assert EVENT in seen and {"lost": 7} in seen
 

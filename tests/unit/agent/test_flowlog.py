@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agent.flowlog import BATCH_EVENTS, Emitted, EventBuffer, FlowLog, Observer, Reading, Record
+from agent.events import Naming
+from agent.flowlog import Emitted, EventBuffer, FlowLog, Observer, Reading
 from agent.ledger import Ledger, LogCounts
+from tests.unit.agent.chunks import NAMING, chunk
 from ztlab.errors import Unreachable
-
-RECORD: Record = {"verdict": "no_rule"}
+from ztlab.model import logbatch
+from ztlab.model.logbatch import MAX_EVENTS, SIZE
 
 
 def wait_for(condition: Any, seconds: float = 5.0) -> None:
@@ -27,11 +29,16 @@ def wait_for(condition: Any, seconds: float = 5.0) -> None:
         time.sleep(0.002)
 
 
+def events_in(batch: bytes) -> int:
+    return logbatch.unpack(batch)[0].count
+
+
 class Ring:
-    """A kernel's ring of bounded size, with its two counters."""
+    """A kernel's ring of bounded size, with its two counters; it outlives an agent."""
 
     def __init__(self, size: int = 1000) -> None:
         self.size, self.waiting, self.emitted, self.ring_full = size, 0, 0, 0
+        self.consumed = 0
         self.undecodable = 0
         self.lock = threading.Lock()
 
@@ -46,10 +53,11 @@ class Ring:
         with self.lock:
             bad = min(self.undecodable, self.waiting)
             good, self.waiting = self.waiting - bad, 0
+            self.consumed += good + bad
             self.undecodable -= bad
         if not good and not bad:
             time.sleep(min(timeout_ms, 5) / 1000)
-        return Reading(records=[RECORD] * good, undecodable=bad)
+        return Reading(chunks=[chunk(good)] if good else [], undecodable=bad)
 
     def counters(self) -> Emitted:
         with self.lock:
@@ -66,12 +74,20 @@ class Account(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         self.path = Path(self.directory.name) / "counts"
         self.before = LogCounts()
+        self.account = 0
+        self.load_programs()
         self.start()
 
-    def start(self) -> None:
+    def load_programs(self) -> None:
         self.ring = Ring(size=50)
+        self.account += 1
+
+    def start(self) -> None:
         self.ledger = Ledger(self.path)
-        self.buffer = EventBuffer(self.ledger, capacity=40, flush_at=10, flush_after_s=3600)
+        self.ledger.begin(account=self.account, consumed=self.ring.consumed)
+        self.buffer = EventBuffer(
+            self.ledger, capacity=40 * SIZE, flush_at=10 * SIZE, flush_after_s=3600
+        )
         self.pushing = False
 
     def teardown(self) -> None:
@@ -90,12 +106,13 @@ class Account(RuleBasedStateMachine):
     def the_consumer_reads(self) -> None:
         reading = self.ring.read(0)
         self.ledger.count(undecodable=reading.undecodable)
-        self.buffer.add(reading.records)
+        for part in reading.chunks:
+            self.buffer.add(part)
 
     @rule()
     def a_batch_is_taken(self) -> None:
         if not self.pushing:
-            self.pushing = bool(self.buffer.take(0))
+            self.pushing = self.buffer.take(0) is not None
 
     @rule(delivered=st.booleans())
     def the_batch_is_settled(self, delivered: bool) -> None:
@@ -103,14 +120,33 @@ class Account(RuleBasedStateMachine):
             self.buffer.settle(delivered=delivered)
             self.pushing = False
 
-    @rule()
-    def the_agent_is_killed_and_starts_again(self) -> None:
-        self.counts()  # as the consumer does after each reading
-        in_flight = self.ring.waiting + self.buffer.held
-        died = self.counts().agent_died
+    @rule(count=st.integers(0, 70))
+    def the_agent_is_killed_and_starts_again(self, count: int) -> None:
+        held, before = self.buffer.held, self.counts()
         self.ledger.close()
+        self.ring.emit(count)  # nobody is there
         self.start()
-        assert self.counts().agent_died == died + in_flight
+        now = self.counts()
+        assert now.agent_died == before.agent_died + held
+        assert now.in_flight == self.ring.waiting
+
+    @rule(was_told=st.booleans())
+    def the_programs_are_loaded_anew(self, was_told: bool) -> None:
+        """What nobody was told of since the last reading is not known at all any more."""
+        before = self.counts() if was_told else self.ledger._counts
+        self.ledger.close()
+        self.load_programs()
+        self.start()
+        assert self.counts().agent_died == before.agent_died + before.in_flight
+
+    @rule()
+    def the_file_is_lost_and_the_programs_are_not(self) -> None:
+        self.ledger.close()
+        self.path.unlink()
+        self.start()
+        self.before = LogCounts()
+        assert self.counts().emitted == self.ring.emitted
+        assert self.counts().agent_died == self.ring.consumed
 
     @invariant()
     def in_flight_is_what_lies_in_ring_and_buffer(self) -> None:
@@ -145,7 +181,10 @@ def flowlog(
     is_ready: Any = lambda: True,
 ) -> FlowLog:
     ledger = Ledger(directory / "counts")
-    buffer = EventBuffer(ledger, capacity=capacity, flush_at=flush_at, flush_after_s=flush_after_s)
+    ledger.begin(account=1, consumed=0)
+    buffer = EventBuffer(
+        ledger, capacity=capacity * SIZE, flush_at=flush_at * SIZE, flush_after_s=flush_after_s
+    )
     log = FlowLog(
         ledger, buffer, read=ring.read, emitted=ring.counters, push=push, is_ready=is_ready
     )
@@ -157,9 +196,10 @@ def test_events_are_delivered_and_freed(tmp_path: Path) -> None:
     batches: list[int] = []
     ids: set[str] = set()
 
-    def push(batch_id: str, events: Sequence[Record]) -> None:
-        ids.add(batch_id)
-        batches.append(len(events))
+    def push(batch: bytes) -> None:
+        head, _ = logbatch.unpack(batch)
+        ids.add(head.batch_id)
+        batches.append(head.count)
 
     ring = Ring()
     log = flowlog(ring, tmp_path, push)
@@ -175,7 +215,7 @@ def test_events_are_delivered_and_freed(tmp_path: Path) -> None:
 
 
 def test_a_failed_push_drops_its_batch_and_only_counts_it(tmp_path: Path) -> None:
-    def push(_id: str, _events: Sequence[Record]) -> None:
+    def push(_: bytes) -> None:
         raise Unreachable("gone")
 
     ring = Ring()
@@ -189,7 +229,7 @@ def test_a_failed_push_drops_its_batch_and_only_counts_it(tmp_path: Path) -> Non
 def test_a_push_that_hangs_fills_the_buffer_and_never_the_consumer(tmp_path: Path) -> None:
     release = threading.Event()
 
-    def push(_id: str, _events: Sequence[Record]) -> None:
+    def push(_: bytes) -> None:
         release.wait(5)
 
     ring = Ring()
@@ -210,7 +250,7 @@ def test_nothing_is_pushed_before_there_is_anybody_to_push_to(tmp_path: Path) ->
     pushed: list[int] = []
     ring = Ring()
     log = flowlog(
-        ring, tmp_path, lambda _id, events: pushed.append(len(events)), is_ready=ready.is_set
+        ring, tmp_path, lambda batch: pushed.append(events_in(batch)), is_ready=ready.is_set
     )
     ring.emit(25)
     wait_for(lambda: ring.waiting == 0)
@@ -226,7 +266,7 @@ def test_stopping_delivers_what_was_still_waiting(tmp_path: Path) -> None:
     log = flowlog(
         ring,
         tmp_path,
-        lambda _id, events: pushed.append(len(events)),
+        lambda batch: pushed.append(events_in(batch)),
         flush_at=1000,
         flush_after_s=3600,
     )
@@ -241,7 +281,7 @@ def test_without_a_coordinator_an_event_is_delivered_once_observers_had_it(tmp_p
     log = flowlog(ring, tmp_path, None)
     observer = log.subscribe()
     ring.emit(3)
-    assert [observer.next(2) for _ in range(3)] == [RECORD] * 3
+    assert [observer.next(2) for _ in range(3)] == list(chunk(3).documents())
     wait_for(lambda: log.counts().delivered == 3)
     log.unsubscribe(observer)
     ring.emit(2)
@@ -252,10 +292,15 @@ def test_without_a_coordinator_an_event_is_delivered_once_observers_had_it(tmp_p
 
 def test_a_slow_observer_loses_events_and_is_told_how_many() -> None:
     observer = Observer()
-    for _ in range(5000):
-        observer.offer(RECORD)
+    for _ in range(50):
+        observer.offer(chunk(100))
     assert observer.lost == 5000 - 4096
-    assert observer.next(0) == RECORD
+    found = 0
+    while observer.next(0) is not None:
+        found += 1
+    assert found == 4096
+    observer.offer(chunk(1))
+    assert observer.next(0) is not None and observer.lost == 5000 - 4096
 
 
 def test_a_batch_is_due_by_fill_or_by_age_and_never_larger_than_the_protocol_allows(
@@ -264,19 +309,55 @@ def test_a_batch_is_due_by_fill_or_by_age_and_never_larger_than_the_protocol_all
     now = [0.0]
     ledger = Ledger(tmp_path / "counts")
     buffer = EventBuffer(
-        ledger, capacity=20_000, flush_at=100, flush_after_s=1.0, clock=lambda: now[0]
+        ledger,
+        capacity=20_000 * SIZE,
+        flush_at=100 * SIZE,
+        flush_after_s=1.0,
+        clock=lambda: now[0],
     )
-    buffer.add([RECORD] * 99)
-    assert buffer.take(0) == []
+    buffer.add(chunk(99))
+    assert buffer.take(0) is None
     now[0] = 1.0
-    assert len(buffer.take(0)) == 99
-    buffer.settle(delivered=True)
-    buffer.add([RECORD] * 12_000)
+    assert sizes_of(buffer) == [99]
+    buffer.add(chunk(7000))
+    buffer.add(chunk(5000))
+    assert sizes_of(buffer) == [MAX_EVENTS, MAX_EVENTS, 2000]
+
+
+def sizes_of(buffer: EventBuffer) -> list[int]:
+    """Of the batches that are due."""
     sizes = []
-    for _ in range(3):
-        sizes.append(len(buffer.take(0)))
+    while (batch := buffer.take(0)) is not None:
+        sizes.append(len(batch))
         buffer.settle(delivered=True)
-    assert sizes == [BATCH_EVENTS, BATCH_EVENTS, 2000]
+    return sizes
+
+
+def test_a_batch_has_one_set_of_names(tmp_path: Path) -> None:
+    other = Naming(1, NAMING.names, NAMING.rules)
+    buffer = EventBuffer(
+        Ledger(tmp_path / "counts"), capacity=100 * SIZE, flush_at=SIZE, flush_after_s=1.0
+    )
+    for naming in (NAMING, NAMING, other, NAMING):
+        buffer.add(chunk(2, naming))
+    assert sizes_of(buffer) == [4, 2, 2]
+
+
+def test_the_buffer_takes_no_more_memory_than_it_may(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        part = chunk(10)
+        buffer = EventBuffer(
+            Ledger(tmp_path / "counts"), capacity=2**20, flush_at=2**20, flush_after_s=3600
+        )
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(10_000):  # nine times what it may hold
+            buffer.add(part)
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert buffer.held == 2**20 // SIZE
+    assert now - before < 1.2 * 2**20
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"short"])
@@ -284,6 +365,7 @@ def test_a_file_that_is_no_account_begins_a_new_one(tmp_path: Path, content: byt
     path = tmp_path / "counts"
     path.write_bytes(content)
     ledger = Ledger(path)
+    ledger.begin(account=1, consumed=0)
     assert ledger.update(lambda: (0, 0)) == LogCounts()
     ledger.close()
 

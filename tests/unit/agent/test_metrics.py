@@ -36,6 +36,7 @@ SNAPSHOT = Snapshot(
     ),
     uncounted=2,
     log=LogCounts(emitted=10, delivered=6, ring_full=1),
+    suppressed=3,
     flows=5,
     health=Health(
         attached={Hook.INGRESS: True, Hook.EGRESS: False},
@@ -50,6 +51,7 @@ SNAPSHOT = Snapshot(
         config=NodeConfig(version=1, network_id="x", node=NODE),
     ),
     applies={"applied": 2, "refused": 1},
+    rotations={"done": 1},
     handshakes={"bob": 0.0, "carol": 1234.5},
     version="0.1.0",
     wireguard="kernel",

@@ -23,6 +23,7 @@ from agent.session import (
     _require_ours,
 )
 from agent.settings import CoordinatorSettings, Settings
+from tests.unit.batches import packed
 from tests.unit.coordinator.process import Coordinator, running, start, wait_until_it_answers
 from ztlab.client.admin import AdminClient
 from ztlab.errors import Refused, ZtError
@@ -244,7 +245,7 @@ def test_log_batches_are_pushed_and_stored_even_of_packets_nobody_could_parse(
     admin: AdminClient, node: Node
 ) -> None:
     joined(admin, node)
-    node.session.push_logs(str(uuid.uuid4()), [EVENT])
+    node.session.push_logs(packed(EVENT))
     stored = admin.logs(node=node.name).items
     assert [item["verdict"] for item in stored] == ["malformed"]
 
@@ -256,7 +257,7 @@ def test_a_token_that_the_coordinator_forgot_is_renewed_under_way(
     client = node.session._client
     assert client is not None
     client.token = "stale"
-    node.session.push_logs(str(uuid.uuid4()), [EVENT])
+    node.session.push_logs(packed(EVENT))
     assert client.token not in (None, "stale")
 
 
@@ -282,7 +283,7 @@ def test_a_token_that_runs_out_is_renewed_and_the_session_goes_on(tmp_path: Path
             first = client.token
             until(lambda: client.token != first, "a new token", within_s=20)
             until(lambda: node.session.status.is_connected, "it is connected")
-            node.session.push_logs(str(uuid.uuid4()), [EVENT])
+            node.session.push_logs(packed(EVENT))
         finally:
             node.session.stop()
             admin.close()

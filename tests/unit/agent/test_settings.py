@@ -35,7 +35,7 @@ def test_the_documented_file_is_read_as_documented(tmp_path: Path) -> None:
     assert found.coordinator is not None and found.coordinator.url == "https://198.18.0.1:8443"
     assert found.datapath.mark_mask == 0xFF002000
     assert found.wireguard.endpoint == "198.18.0.3:51820"
-    assert found.log.buffer_events == 65536
+    assert found.log.buffer_bytes == 6 * 2**20
 
 
 def test_what_the_document_calls_defaults_are_the_defaults(tmp_path: Path) -> None:

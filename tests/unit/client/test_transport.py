@@ -188,7 +188,7 @@ def test_a_stream_is_closed_from_another_thread(certificates: Path) -> None:
 def test_a_push_of_logs_is_tried_again_when_the_connection_broke(certificates: Path) -> None:
     with server(certificates, b"", answer("200 OK", b'{"stored": 3}')) as url:
         with closing(node(url, certificates)) as client:
-            assert client.push_logs(batch_id="b", events=[]) == 3
+            assert client.push_logs(b"a batch") == 3
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"stored": "3"}'])
@@ -197,7 +197,7 @@ def test_an_answer_to_logs_that_is_none_is_a_fault_that_can_be_told(
 ) -> None:
     with server(certificates, answer("200 OK", body)) as url:
         with closing(node(url, certificates)) as client, pytest.raises(SchemaError):
-            client.push_logs(batch_id="b", events=[])
+            client.push_logs(b"a batch")
 
 
 def test_a_problem_whose_faults_are_none_is_a_refusal_still(certificates: Path) -> None:
