@@ -23,7 +23,7 @@ from coordinator.validation import check_free_name, router_prefix
 from ztlab.errors import NotFound, SchemaError
 from ztlab.model import codec
 from ztlab.model.codec import did_you_mean, field
-from ztlab.model.policy import Action, Policy, PolicyTest, Rule, check_name
+from ztlab.model.policy import Action, Policy, PolicyTest, Quota, Rule, check_name
 
 
 def _check_cidr(text: str) -> None:
@@ -75,10 +75,11 @@ class PolicyBody:
     default: Action = field(default="deny")
     rules: tuple[Rule, ...] = field(default=())
     tests: tuple[PolicyTest, ...] = field(default=())
+    quotas: tuple[Quota, ...] = field(default=())
 
     def __post_init__(self) -> None:
         # What the model refuses is refused here already, where the path is the writer's own.
-        Policy(default=self.default, rules=self.rules, tests=self.tests)
+        Policy(default=self.default, rules=self.rules, tests=self.tests, quotas=self.quotas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,7 @@ def create(session: Session, settings: Settings) -> bool:
                 pools=list(settings.pools),
                 epoch=secrets.token_hex(16),
                 number=0,
-                policy={"default": "deny", "rules": [], "tests": []},
+                policy={"default": "deny", "rules": [], "tests": [], "quotas": []},
             )
         )
         return True

@@ -29,13 +29,13 @@ def in_groups(session: Session, name: str) -> list[str]:
 
 
 def in_policy(session: Session, name: str) -> list[str]:
-    """Every rule and test that names NAME."""
+    """Every rule, test and quota that names NAME."""
     policy = session.scalars(select(NetworkRow)).one().policy
+    ends = (("rules", "from"), ("rules", "to"), ("tests", "from"), ("tests", "to"))
     return [
         f"policy.{part}[{i}].{end}: names {name!r}"
-        for part in ("rules", "tests")
-        for i, entry in enumerate(policy[part])
-        for end in ("from", "to")
+        for part, end in (*ends, ("quotas", "identity"))
+        for i, entry in enumerate(policy.get(part, ()))
         if entry[end] == name
     ]
 

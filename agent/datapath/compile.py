@@ -35,6 +35,7 @@ def desired_state(
             pairs={},
             rules=(),
             actions=(),
+            quotas={},
             default_allow=False,
             is_client=True,
             self_tag=TAG_UNKNOWN,
@@ -47,6 +48,9 @@ def desired_state(
         faults.append(f"node.identity: no identity is called {config.node.identity!r}")
     if faults:
         raise SchemaError(faults)
+    if len(policy.quotas) > limits.quotas:
+        found = len(policy.quotas)
+        raise SchemaError([f"policy.quotas: want at most {limits.quotas}, got {found}"])
     entries = _policy_entries(policy, tags, limits)
     pairs = _pairs(entries)
     if len(pairs) > limits.pairs:
@@ -57,6 +61,7 @@ def desired_state(
         pairs=pairs,
         rules=tuple(rule.id for rule in policy.rules),
         actions=tuple(_action(rule) for rule in policy.rules),
+        quotas={tags[q.identity]: (q.rate_bytes_s, q.burst_bytes) for q in policy.quotas},
         default_allow=policy.default == "allow",
         is_client=False,
         self_tag=tags[config.node.identity],

@@ -242,6 +242,7 @@ class Datapath:
             and word & ~PolicyFlag.SLOT & 0xFF == encode.policy_flags(desired)
             and self._generations.rules == desired.rules
         )
+        is_same &= not self._apply_quotas(desired)
         if is_same:
             return False
         other = slot ^ PolicyFlag.SLOT
@@ -266,6 +267,17 @@ class Datapath:
             self._hits.fold(slot)
             for bpf_map, old in zip((policy, pairs), encode.in_slot(*held, slot), strict=True):
                 bpf_map.delete(old)
+        return True
+
+    def _apply_quotas(self, desired: DatapathState) -> bool:
+        """Put DESIRED's quotas in force, each at once; True where one is another. A bucket whose
+        quota stays keeps what is in it."""
+        quotas, wanted = self._maps["zt_quotas"], encode.quota_entries(desired)
+        held, limits = encode.quota_limits(quotas.items()), encode.quota_limits(wanted)
+        if held == limits:
+            return False
+        quotas.delete(held.keys() - limits.keys())
+        quotas.put({key: wanted[key] for key, limit in limits.items() if held.get(key) != limit})
         return True
 
     def put_identities(self, desired: DatapathState) -> bool:

@@ -15,6 +15,7 @@ from agent.abi import (
     PolicyFlag,
     PolicyKey,
     PolicyValue,
+    Quota,
     pack_address,
     unpack_address,
 )
@@ -87,6 +88,19 @@ def policy_entries(state: DatapathState, slot: int) -> tuple[Entries, Entries]:
     return policy, pairs
 
 
+def quota_entries(state: DatapathState) -> Entries:
+    """What zt_quotas should hold: buckets that are full."""
+    return {
+        struct.pack("=I", tag): bytes(Quota(rate=rate, burst=burst))
+        for tag, (rate, burst) in state.quotas.items()
+    }
+
+
+def quota_limits(entries: Entries) -> Entries:
+    """Of what zt_quotas holds, that which is not how full a bucket is."""
+    return {key: value[: Quota.full_at.offset] for key, value in entries.items()}
+
+
 def in_slot(policy: Entries, pairs: Entries, slot: int) -> tuple[Entries, Entries]:
     """Of what zt_policy and zt_pairs hold, that of SLOT."""
     policy_at, pairs_at = PolicyKey.slot.offset, PairKey.slot.offset
@@ -103,4 +117,6 @@ def policy_flags(state: DatapathState) -> PolicyFlag:
         flags |= PolicyFlag.DEFAULT_ALLOW
     if state.is_client:
         flags |= PolicyFlag.CLIENT
+    if state.quotas:
+        flags |= PolicyFlag.QUOTAS
     return flags

@@ -47,6 +47,7 @@ class DatapathState:
     pairs          (source, destination) to the bit mask of the entry shapes that exist for it
     rules          rule ids in written order
     actions        what each of these rules says
+    quotas         tag to (bytes per second, bytes at once)
     default_allow  what happens where no entry matches
     is_client      no identities, no policy: only replies come in
     self_tag       the tag of this node's own identity; 0 on a client
@@ -58,6 +59,7 @@ class DatapathState:
     pairs: Mapping[tuple[int, int], int]
     rules: tuple[str, ...]
     actions: tuple[Action, ...]
+    quotas: Mapping[int, tuple[int, int]]
     default_allow: bool
     is_client: bool
     self_tag: int

@@ -38,7 +38,7 @@ class Base(DeclarativeBase):
 class NetworkRow(Base):
     """The one row that every change locks: identity of the network, its revision, its policy.
 
-    policy  {"default", "rules", "tests"} as written
+    policy  {"default", "rules", "tests", "quotas"} as written
     """
 
     __tablename__ = "network"

@@ -13,6 +13,7 @@ from agent.datapath.datapath import Datapath
 from agent.datapath.events import DatapathEvent
 from agent.datapath.limits import Limits
 from agent.datapath.marks import MarkLayout
+from agent.datapath.state import DatapathState
 from tests.kernel import testrun
 from ztlab.model.config import NodeConfig
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
@@ -41,6 +42,11 @@ class Node:
 
     def __init__(self, datapath: Datapath) -> None:
         self.datapath = datapath
+
+    @staticmethod
+    def datapath_state(config: NodeConfig) -> DatapathState:
+        """What the maps should hold for CONFIG."""
+        return desired_state(config)
 
     def configure(self, config: NodeConfig) -> None:
         """Apply CONFIG in its three phases."""

@@ -11,6 +11,7 @@ from typing import Literal
 from ztlab.model.codec import did_you_mean, field
 from ztlab.model.flow import ICMP, ICMPV6, PROTOCOL_NUMBERS, TCP, UDP, Flow
 from ztlab.model.identity import ANY, UNKNOWN, WORLD
+from ztlab.model.quota import parse_burst, parse_rate
 from ztlab.model.verdict import Verdict
 
 Action = Literal["allow", "deny"]
@@ -48,6 +49,14 @@ def _check_ports(ports: tuple[int | str, ...]) -> None:
 
 def _check_port(port: int) -> None:
     parse_ports(port)
+
+
+def _check_rate(text: str) -> None:
+    parse_rate(text)
+
+
+def _check_burst(text: str) -> None:
+    parse_burst(text)
 
 
 def _check_protocol(proto: str | int) -> None:
@@ -108,10 +117,32 @@ class PolicyTest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """How much may come out of the tunnel from one identity, on each node that it sends to.
+
+    rate   in the long run: "10mbit" (bit, kbit, mbit, gbit; decimal)
+    burst  at once, after a pause: "256kB" (B, kB, MB, KiB, MiB)
+    """
+
+    identity: str = field(check=check_name)
+    rate: str = field(check=_check_rate)
+    burst: str = field(check=_check_burst)
+
+    @property
+    def rate_bytes_s(self) -> int:
+        return parse_rate(self.rate)
+
+    @property
+    def burst_bytes(self) -> int:
+        return parse_burst(self.burst)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """Who may talk to whom.
 
     default  what happens to a packet between known identities that no rule matches
+    quotas   at most one for an identity; whom it allows they limit, whom it denies they do not help
     groups   name to the identities (or resources) in it; a name has one meaning in a network
     """
 
@@ -119,11 +150,15 @@ class Policy:
     rules: tuple[Rule, ...] = field(default=())
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tests: tuple[PolicyTest, ...] = field(default=())
+    quotas: tuple[Quota, ...] = field(default=())
 
     def __post_init__(self) -> None:
         uses = Counter(rule.id for rule in self.rules)
         if twice := sorted(name for name, count in uses.items() if count > 1):
             raise ValueError(f"want a different id for each rule, got twice: {', '.join(twice)}")
+        limited = Counter(quota.identity for quota in self.quotas)
+        if twice := sorted(name for name, count in limited.items() if count > 1):
+            raise ValueError(f"want one quota for an identity, got two for: {', '.join(twice)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +226,10 @@ def dangling_names(policy: Policy, known: frozenset[str]) -> Iterator[str]:
         for key, name in (("from", rule.source), ("to", rule.destination)):
             if name not in names:
                 yield f"rules[{i}].{key}: nobody is called {name!r}{did_you_mean(name, names)}"
+    for i, quota in enumerate(policy.quotas):
+        if quota.identity not in known:
+            close = did_you_mean(quota.identity, known)
+            yield f"quotas[{i}].identity: no identity {quota.identity!r}{close}"
     for i, test in enumerate(policy.tests):
         for key, name in (("from", test.source), ("to", test.destination)):
             if name not in members:

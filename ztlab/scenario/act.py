@@ -163,6 +163,7 @@ def _policy(lab: Lab, action: PolicyChange) -> ActionResult:
         "default": default,
         "rules": encode(action.rules),
         "tests": encode(action.tests),
+        "quotas": encode(action.quotas),
     }
     began_at = time.monotonic()
     revision = admin.put_policy(body)

@@ -14,7 +14,7 @@ from typing import Any
 from ztlab.lab.plan import RESERVED_NODES
 from ztlab.model.codec import did_you_mean
 from ztlab.model.identity import RESERVED_NAMES, UNKNOWN, WORLD
-from ztlab.model.policy import Policy, Rule, check_name, dangling_names
+from ztlab.model.policy import Policy, Quota, Rule, check_name, dangling_names
 from ztlab.scenario import sense
 from ztlab.scenario.model import PolicySpec, Scenario, check_label, check_prefix, parse_listener
 from ztlab.scenario.steps import Forge, PolicyChange, Probe, RunCommand, SetLocal, Stream, Transfer
@@ -182,7 +182,9 @@ def _written(
     yield from _double_ids(path, part.rules)
     # A Policy refuses double ids; which of two rules dangles can still be said.
     rules = [replace(rule, id=str(i)) for i, rule in enumerate(part.rules)]
-    policy = Policy(rules=tuple(rules), groups=scenario.groups, tests=part.tests)
+    yield from _double_quotas(path, part.quotas)
+    quotas = tuple({quota.identity: quota for quota in part.quotas}.values())
+    policy = Policy(rules=tuple(rules), groups=scenario.groups, tests=part.tests, quotas=quotas)
     for fault in dangling_names(policy, frozenset(names.identities) | names.resources):
         yield fault if fault.startswith("groups.") else f"{path}.{fault}"
 
@@ -193,6 +195,14 @@ def _double_ids(path: str, rules: Iterable[Rule]) -> Iterator[str]:
         if rule.id in seen:
             yield f"{path}.rules[{i}].id: two rules are called {rule.id!r}"
         seen.add(rule.id)
+
+
+def _double_quotas(path: str, quotas: Iterable[Quota]) -> Iterator[str]:
+    seen: set[str] = set()
+    for i, quota in enumerate(quotas):
+        if quota.identity in seen:
+            yield f"{path}.quotas[{i}].identity: {quota.identity!r} has two quotas"
+        seen.add(quota.identity)
 
 
 def _action_names(path: str, action: object, names: Names) -> Iterator[str]:

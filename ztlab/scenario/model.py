@@ -16,7 +16,7 @@ from ztlab.lab import names
 from ztlab.lab.plan import LabPlan, LanPlan, Listener, NodePlan
 from ztlab.model.codec import encode, field
 from ztlab.model.config import Role
-from ztlab.model.policy import Action, PolicyTest, Rule, check_name
+from ztlab.model.policy import Action, PolicyTest, Quota, Rule, check_name
 from ztlab.model.verdict import AuthzMode
 from ztlab.scenario.steps import Step
 
@@ -114,6 +114,7 @@ class PolicySpec:
     default: Action = "deny"
     rules: tuple[Rule, ...] = ()
     tests: tuple[PolicyTest, ...] = ()
+    quotas: tuple[Quota, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

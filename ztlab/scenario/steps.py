@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ztlab.model.codec import field
 from ztlab.model.flow import ICMP, ICMPV6, TCP, UDP
-from ztlab.model.policy import Action, PolicyTest, Rule
+from ztlab.model.policy import Action, PolicyTest, Quota, Rule
 from ztlab.model.verdict import AuthzMode
 from ztlab.scenario.expect import Expect
 
@@ -178,6 +178,7 @@ class PolicyChange:
     default: Action | None = None
     rules: tuple[Rule, ...]
     tests: tuple[PolicyTest, ...] = ()
+    quotas: tuple[Quota, ...] = ()
 
     def __str__(self) -> str:
         default = f", default {self.default}" if self.default else ""

@@ -88,7 +88,7 @@ def test_a_dangling_name_is_refused_with_its_path(call: Call) -> None:
         ({"groups": {"*": []}}, "groups.*"),
         ({"groups": {"web": []}}, "groups.web"),
         ({"policy": {**POLICY, "rules": POLICY["rules"] * 2}}, "policy"),
-        ({"policy": {**POLICY, "quotas": []}}, "policy.quotas"),
+        ({"policy": {**POLICY, "quota": []}}, "policy.quota"),
         (
             {"resources": [{"name": "db", "cidr": "192.0.2.0/24", "gateway": "gw"}]},
             "resources[0].gateway",

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ztlab.model.flow import ICMP, ICMPV6, TCP, UDP, Flow
 from ztlab.model.identity import ANY, UNKNOWN, WORLD
-from ztlab.model.policy import Action, Policy, PolicyTest, Rule
+from ztlab.model.policy import Action, Policy, PolicyTest, Quota, Rule
 
 IDENTITIES = ("web", "api", "db", "guest")
 GROUPS = ("staff", "servers")
@@ -47,8 +47,16 @@ def policies(draw: st.DrawFn) -> Policy:
         rules=tuple(draw(rules(number)) for number in range(count)),
         groups=draw(groups),
         tests=tuple(draw(st.lists(policy_tests, max_size=2))),
+        quotas=tuple(draw(st.lists(quotas, max_size=2, unique_by=lambda q: q.identity))),
     )
 
+
+quotas = st.builds(
+    Quota,
+    identity=st.sampled_from(IDENTITIES),
+    rate=st.sampled_from(("8kbit", "10mbit")),
+    burst=st.sampled_from(("1500B", "256kB")),
+)
 
 policy_tests = st.builds(
     PolicyTest,

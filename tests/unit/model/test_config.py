@@ -62,6 +62,7 @@ def document() -> dict[str, Any]:
             ],
             "groups": {"all": ["web"]},
             "tests": [],
+            "quotas": [],
         },
     }
 
