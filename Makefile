@@ -37,7 +37,7 @@ e2e: ## kernel and end-to-end tests, and the scenarios
 	@tools/setup.sh
 	@tools/test.sh system
 
-test-kernel: ## scenarios and kernel tests on the kernel's own WireGuard, in guests
+test-kernel: ## scenarios, end-to-end and kernel tests on the kernel's own WireGuard, in guests
 	@tools/setup.sh zstd
 	@tools/test-kernel.sh
 
