@@ -6,6 +6,7 @@ tags are kept when they go, because events (and counters) of theirs may still co
 
 from __future__ import annotations
 
+import struct
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -115,14 +116,9 @@ class Chunk:
 def body(chunk: Chunk) -> bytes:
     """CHUNK as a batch to push, under a new id. The columns are gone through, never the events."""
     naming = chunk.naming
-    words = memoryview(chunk.records).cast("I")
-    step = logbatch.SIZE // 4
-
-    def column(name: str) -> list[int]:
-        return words[logbatch.OFFSETS[name] // 4 :: step].tolist()
-
-    tags = {*column("source_tag"), *column("destination_tag")}
-    rules = {pair for pair in set(zip(column("epoch"), column("rule"), strict=True)) if pair[1]}
+    pairs = memoryview(chunk.records).cast("Q")  # fields of four bytes in twos
+    tags = {tag for pair in _occurring(pairs, "source_tag") for tag in _halves(pair)}
+    rules = {_halves(pair) for pair in _occurring(pairs, "rule")}
     head = Head(
         batch_id=str(uuid.uuid4()),
         layout=logbatch.LAYOUT,
@@ -132,29 +128,36 @@ def body(chunk: Chunk) -> bytes:
         tags=tuple(TagName(tag=tag, name=naming.identity(tag)) for tag in sorted(tags)),
         rules=tuple(
             RuleName(epoch=epoch, rule=rule, id=name)
-            for epoch, rule in sorted(rules)
+            for rule, epoch in sorted(rules)
             if (name := naming.rule(epoch, rule)) is not None
         ),
-        peers=tuple(_peers(chunk)),
+        peers=tuple(_peers(chunk, pairs)),
     )
     return logbatch.pack(head, chunk.records)
 
 
-def _peers(chunk: Chunk) -> Iterator[PeerName]:
-    halves = memoryview(chunk.records).cast("Q")
-    step, first = logbatch.SIZE // 8, logbatch.OFFSETS["source"] // 8
-    sources = set(
-        zip(
-            chunk.records[logbatch.OFFSETS["family"] :: logbatch.SIZE],
-            halves[first::step].tolist(),
-            halves[first + 1 :: step].tolist(),
-            strict=True,
-        )
-    )
+def _occurring(pairs: memoryview, name: str) -> set[int]:
+    """What the field NAME and its neighbour, together eight bytes, hold in any event."""
+    return set(pairs[logbatch.OFFSETS[name] // 8 :: logbatch.SIZE // 8].tolist())
+
+
+def _halves(pair: int) -> tuple[int, int]:
+    first, second = struct.unpack("=2I", struct.pack("=Q", pair))
+    return first, second
+
+
+def _peers(chunk: Chunk, pairs: memoryview) -> Iterator[PeerName]:
+    families = bytes(chunk.records[logbatch.OFFSETS["family"] :: logbatch.SIZE])
+    start, step = logbatch.OFFSETS["source"], logbatch.SIZE // 8
+    highs = pairs[start // 8 :: step].tolist()
+    if not families.translate(None, b"\4"):
+        sources = {(4, high, 0) for high in set(highs)}
+    else:
+        lows = pairs[start // 8 + 1 :: step].tolist()
+        sources = set(zip(families, highs, lows, strict=True))
     for family, high, low in sources:
         if family:
-            data = high.to_bytes(8, sys.byteorder) + low.to_bytes(8, sys.byteorder)
-            address = logbatch.address_text(family, data)
+            address = logbatch.address_text(family, struct.pack("=2Q", high, low))
             peer = chunk.naming.peer(address)
             if peer is not None:
                 yield PeerName(address=address, node_id=peer[0], client_id=peer[1])

@@ -184,8 +184,22 @@ class Naming(Protocol):
 
 def pack(head: Head, records: Buffer) -> bytes:
     """The body: four bytes with the head's length (big endian), the head as JSON, the records."""
-    text = json.dumps(codec.encode(head), separators=(",", ":")).encode("ascii")
+    text = json.dumps(_document(head), separators=(",", ":")).encode("ascii")
     return b"".join((struct.pack(">I", len(text)), text, records))
+
+
+def _document(head: Head) -> dict[str, Any]:
+    """What `codec.encode` says as well, which takes longer than all the rest of a batch."""
+    tables = {
+        "tags": [{"tag": each.tag, "name": each.name} for each in head.tags],
+        "rules": [{"epoch": each.epoch, "rule": each.rule, "id": each.id} for each in head.rules],
+        "peers": [
+            {"address": each.address, "node_id": each.node_id, "client_id": each.client_id}
+            for each in head.peers
+        ],
+    }
+    plain = ("batch_id", "layout", "byte_order", "count", "clock_ns")
+    return {name: getattr(head, name) for name in plain} | tables
 
 
 def unpack(body: bytes) -> tuple[Head, memoryview]:

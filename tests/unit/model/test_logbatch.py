@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agent import abi
 from tests.unit.batches import head, packed, record
 from ztlab.errors import SchemaError
-from ztlab.model import logbatch
+from ztlab.model import codec, logbatch
 from ztlab.model.logbatch import MAX_EVENTS, OFFSETS, SIZE
 from ztlab.model.verdict import Hook, Verdict
 
@@ -77,6 +77,13 @@ def test_a_record_is_the_kernels_event() -> None:
         OFFSETS
     )
     assert set(logbatch.KINDS) == {0, *map(int, abi.EventFlag)}
+
+
+def test_a_head_is_written_as_the_codec_would() -> None:
+    made = head(same_family(EVENT), UPDATE)
+    body = logbatch.pack(made, b"")
+    assert json.loads(body[4:]) == codec.encode(made)
+    assert made.tags and made.rules and made.peers
 
 
 def test_times_count_from_where_the_head_says() -> None:
