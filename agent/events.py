@@ -40,6 +40,7 @@ class NameTable:
         self.tags, self._exact, self._networks = tags, exact, networks
         # A table of its own each time, so that what it remembers is of this configuration.
         self.peer = lru_cache(maxsize=4096)(self._peer)
+        self.entry = lru_cache(maxsize=4096)(self._entry)
 
     def _peer(self, text: str) -> Peer | None:
         """The peer that the address TEXT is behind, by the longest prefix."""
@@ -51,6 +52,14 @@ class NameTable:
             if network.version == address.version and address in network:
                 return who
         return None
+
+    def _entry(self, family: int, high: int, low: int) -> PeerName | None:
+        """The peer that an address, in the two halves of a record's field, is behind."""
+        if not family:
+            return None
+        address = logbatch.address_text(family, struct.pack("=2Q", high, low))
+        peer = self.peer(address)
+        return peer and PeerName(address=address, node_id=peer[0], client_id=peer[1])
 
 
 class Names:
@@ -155,9 +164,5 @@ def _peers(chunk: Chunk, pairs: memoryview) -> Iterator[PeerName]:
     else:
         lows = pairs[start // 8 + 1 :: step].tolist()
         sources = set(zip(families, highs, lows, strict=True))
-    for family, high, low in sources:
-        if family:
-            address = logbatch.address_text(family, struct.pack("=2Q", high, low))
-            peer = chunk.naming.peer(address)
-            if peer is not None:
-                yield PeerName(address=address, node_id=peer[0], client_id=peer[1])
+    entry = chunk.naming.names.entry
+    return (found for source in sources if (found := entry(*source)) is not None)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 from itertools import cycle, islice
 
+from agent import abi
 from agent.datapath.datapath import Datapath
 from agent.datapath.libbpf import library
 from agent.datapath.limits import Limits
@@ -128,7 +129,9 @@ class Rival:
 def encoded() -> list[float]:
     """Rates of encoding full batches."""
     rules = tuple(f"rule-{i}" for i in range(50))
-    peers = {IPv4Address(FIRST + i): (str(uuid.uuid4()), f"{i:026}") for i in range(SOURCES)}
+    peers: dict[abi.IPAddress, tuple[str, str]] = {
+        IPv4Address(FIRST + i): (str(uuid.uuid4()), f"{i:026}") for i in range(SOURCES)
+    }
     tags = {2 + i: f"identity-{i}" for i in range(200)}
     naming = Naming(time.time_ns(), NameTable(tags, peers, ()), ((0, rules),))
     chunk = Chunk(bytearray(b"".join(islice(cycle(_records()), MAX_EVENTS))), naming)
