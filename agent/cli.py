@@ -6,6 +6,7 @@ Only what a command needs is imported: `set` must not wait for pyroute2 and bcc.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,50 @@ def set_logging(state: str, socket_path: Path) -> None:
     click.echo(f"logging is {state}")
 
 
+@main.command("rotate-key")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.IntRange(1, 3600),
+    default=30,
+    show_default=True,
+    help="Seconds for peers that do not answer; then it goes on without them.",
+)
+@_SOCKET
+def rotate_key(wait_s: int, socket_path: Path) -> None:
+    """Change the node's WireGuard key; its identity, addresses and connections stay.
+
+    The agent does it: interrupting this command, or the agent, does not end it.
+    """
+    control.ask(socket_path, {"do": "rotate-key", "wait_s": wait_s})
+    said = ""
+    while not (found := control.ask(socket_path, {"do": "rotation"}))["outcome"]:
+        line = _rotation_line(found)
+        if line != said:
+            click.echo(line)
+        said = line
+        time.sleep(0.1)
+    if found["outcome"] == "undone":
+        raise ZtError(f"the key stays as it was: {found['error']}")
+    if found["without"]:
+        click.echo(
+            f"not waited for: {', '.join(found['without'])}; no tunnel with them until they "
+            "reach the coordinator",
+            err=True,
+        )
+    click.echo(f"the key was changed, client ID {found['client_id']}")
+
+
+def _rotation_line(found: dict[str, Any]) -> str:
+    if found["error"]:
+        return f"held up, trying on: {found['error']}"
+    if found["waiting_for"]:
+        return f"announced {found['next_id']}; waiting for {', '.join(found['waiting_for'])}"
+    if found["stage"] == "switched":
+        return f"in use: {found['client_id']}; peers are told"
+    return f"announcing {found['next_id']}" if found["next_id"] else "begun"
+
+
 @main.command()
 @_SOCKET
 @click.option("--json", "as_json", is_flag=True, help="One Event per line, as in docs/PROTOCOL.md.")
@@ -174,6 +219,9 @@ def _status_lines(found: dict[str, Any]) -> Iterable[str]:
     coordinator = found["coordinator"]
     yield f"node        {found['name']} ({found['role'] or 'not configured yet'})"
     yield f"client ID   {found['client_id']}"
+    rotation = found["rotation"]
+    if rotation and rotation["stage"] != "none":
+        yield f"new key     {_rotation_line(rotation)}"
     yield f"addresses   {', '.join(found['addresses']) or 'none'}"
     yield f"wireguard   {found['interface']}, {found['wireguard']}"
     yield f"datapath    {found['loader']} ({found['loader_reason']})"

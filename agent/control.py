@@ -1,6 +1,7 @@
 """The control socket's client: one JSON line there, one or (for observe) many back.
 
-request   {"do": "status" | "apply" | "set-authz-mode" | "set-logging" | "observe", ...}
+request   {"do": "status" | "apply" | "set-authz-mode" | "set-logging" | "rotate-key" | "rotation"
+          | "observe", ...}
 answer    {"ok": true, "result": ...} or {"ok": false, "error", "hint", "exit_code"}
 observe   after the first answer: Event lines (docs/PROTOCOL.md); {"lost": N} where this reader was
           too slow, N in total

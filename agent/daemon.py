@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from agent import host, keys, settings, standalone, state
+from agent import host, settings, standalone, state
 from agent.applied import Applied, LastGood
 from agent.control_server import ControlServer
 from agent.datapath.datapath import Datapath
@@ -33,8 +33,11 @@ from agent.datapath.pins import Pins
 from agent.events import Names
 from agent.feed import DatapathFeed
 from agent.flowlog import EventBuffer, FlowLog
+from agent.keyfiles import KeyFiles
+from agent.keys import NodeKey
 from agent.ledger import Ledger
 from agent.metrics import MetricsServer, Snapshot
+from agent.rotation import WAIT_S, Rotation
 from agent.session import Session
 from agent.settings import LocalSwitches, Settings
 from agent.status import in_one_line, status
@@ -94,7 +97,8 @@ class Agent:
         self.version = version("ztlab")
         state.private_directory(settings.state_path)
         self.switches = LocalSwitches(settings)
-        self.key = keys.load_or_make(settings.state_path / "private.key")
+        self._key_files = KeyFiles(settings.state_path)
+        self.key = self._key_files.current
         self.last_good = LastGood(settings.state_path / "config.json")
         self.names = Names()
         self.applies = {"applied": 0, "refused": 0}
@@ -111,6 +115,7 @@ class Agent:
         self._watch = threading.Thread(target=self._watch_over, name="watch", daemon=True)
         self._undo: list[Callable[[], object]] = [self._ledger.close]
         self.session = self._session() if standalone_path is None else None
+        self.rotation = self._rotation(self.session) if self.session else None
 
     def _session(self) -> Session | None:
         if self.settings.coordinator is None:
@@ -125,6 +130,9 @@ class Agent:
             dice=random.random,
         )
 
+    def _rotation(self, session: Session) -> Rotation:
+        return Rotation(self._key_files, ask=session.ask, use=self._use_key)
+
     # --- start and end ---
 
     def start(self, stop: threading.Event) -> None:
@@ -132,7 +140,7 @@ class Agent:
         first = self._first_configuration()
         with ThreadPoolExecutor(1, "load") as loader:
             loading = loader.submit(self._load)
-            self.sync.open_interface()
+            self.sync.open_interface(self._key_files.public_keys)
             if self.session is not None and first is None:
                 # Nothing to apply first: enrolment takes as long as loading, and needs no datapath.
                 self._begin(self.session)
@@ -154,6 +162,9 @@ class Agent:
         self._notifier.ready(in_one_line(self))
         if self.session is not None and first is not None:
             self._begin(self.session)
+        if self.rotation is not None:
+            self.rotation.start()
+            self._undo.append(self.rotation.stop)
         log.info("ready: %s, client ID %s", self.settings.name, self.key.client_id)
 
     def _first_configuration(self) -> Applied | None:
@@ -238,6 +249,8 @@ class Agent:
                 "apply": self._apply_by_hand,
                 "set-authz-mode": self._set_authz_mode,
                 "set-logging": self._set_logging,
+                "rotate-key": self._rotate_key,
+                "rotation": lambda _: codec.encode(self._rotating().status),
             },
             subscribe=self.flowlog.subscribe,
             unsubscribe=self.flowlog.unsubscribe,
@@ -381,6 +394,44 @@ class Agent:
         log.info("logging is %s", "on" if enabled else "off")
         return None
 
+    # --- the key ---
+
+    def _rotate_key(self, request: Mapping[str, Any]) -> Any:
+        wait_s = request.get("wait_s", WAIT_S)
+        if not isinstance(wait_s, int) or isinstance(wait_s, bool):
+            raise ZtError(f"want a number of seconds, got {wait_s!r}")
+        rotation = self._rotating()
+        there, current = self.sync.peers(), self.last_good.current
+        peers = current.config.peers if current else ()
+        named = [p.name for p in peers if (w := there.get(p.public_key)) and w.preshared_key]
+        if named:
+            raise ZtError(
+                "preshared keys are named by public keys: under a new one the tunnel with "
+                f"{', '.join(named)} would not come back",
+                hint="take the preshared keys off on both ends first, and put them back after",
+            )
+        rotation.begin(wait_s)
+        return codec.encode(rotation.status)
+
+    def _rotating(self) -> Rotation:
+        if self.rotation is None or self.session is None:
+            raise ZtError(
+                "a standalone node has nobody who tells its peers of a new key",
+                hint="stop it, remove private.key from its state_dir, start it, and write its "
+                "new public key into every peer's file",
+            )
+        if not self.session.status.is_enrolled:
+            raise ZtError("this node is not enrolled yet", hint="its log says what it waits for")
+        return self.rotation
+
+    def _use_key(self, key: NodeKey) -> None:
+        with self._apply_lock:
+            self.sync.use_key(key)
+            self.key = key
+        assert self.session is not None
+        self.session.use_key(key)
+        self._look_now.set()  # for handshakes that are late
+
     # --- metrics ---
 
     def _snapshot(self) -> Snapshot:
@@ -399,10 +450,11 @@ class Agent:
             session=self.session.status if self.session else None,
             applied=applied,
             applies=dict(self.applies),
+            rotations=dict(self.rotation.ended) if self.rotation else {},
             handshakes={
                 p.name: there[p.public_key].last_handshake_at
                 for p in peers
-                if p.public_key in there
+                if p.allowed_ips and p.public_key in there  # without: a key yet to come
             },
             version=self.version,
             wireguard=self.sync.backend_kind,

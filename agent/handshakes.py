@@ -8,7 +8,7 @@ with persistent keepalive initiates at once. Pure: the caller brings the clock a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.wireguard.backend import PeerSpec, WgPeer
 
@@ -72,3 +72,13 @@ class Handshakes:
     def _postpone(self, waiting: _Waiting, now_s: float) -> None:
         waiting.interval_s = min(LONGEST_S, waiting.interval_s * 2)
         waiting.due_at = now_s + waiting.interval_s * (0.75 + 0.5 * self._dice())
+
+
+def anew(wanted: Iterable[PeerSpec], there: Mapping[str, WgPeer]) -> tuple[PeerSpec, ...]:
+    """The peers as they are to be made again, each dialled where it was last heard from."""
+    return tuple(
+        replace(spec, endpoint=peer.endpoint)
+        if (peer := there.get(spec.public_key)) and peer.endpoint
+        else spec
+        for spec in wanted
+    )

@@ -55,9 +55,7 @@ def load_or_make(path: Path) -> NodeKey:
     """
     content = state.read(path)
     if content is None:
-        private = X25519PrivateKey.generate().private_bytes_raw()
-        state.write(path, base64.b64encode(private) + b"\n")
-        return NodeKey(private)
+        return make(path)
     try:
         private = base64.b64decode(content.strip(), validate=True)
         path.chmod(state.PRIVATE_FILE)
@@ -67,3 +65,15 @@ def load_or_make(path: Path) -> NodeKey:
             f"{path} holds no WireGuard private key",
             hint="restore it, or remove it and enrol the node again with a new setup key",
         ) from None
+
+
+def make(path: Path) -> NodeKey:
+    """A new key, on disk in PATH before it is used."""
+    key = NodeKey(X25519PrivateKey.generate().private_bytes_raw())
+    store(path, key)
+    return key
+
+
+def store(path: Path, key: NodeKey) -> None:
+    """Keep KEY in PATH, mode 0600; after a crash what was there before is there, or KEY."""
+    state.write(path, key.private_key().encode() + b"\n")

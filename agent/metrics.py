@@ -53,6 +53,7 @@ class Snapshot:
     suppressed  denials that were too many in one second to become log events
     handshakes  peer name to Unix time of the last handshake, 0.0: none
     applies     "applied" and "refused" to how often
+    rotations   "done" and "undone" to how often the key was changed; empty: standalone
     session     None: standalone
     """
 
@@ -67,6 +68,7 @@ class Snapshot:
     session: SessionStatus | None
     applied: Applied | None
     applies: Mapping[str, int]
+    rotations: Mapping[str, int]
     handshakes: Mapping[str, float]
     version: str
     wireguard: str
@@ -211,6 +213,8 @@ def _control_plane(now: Snapshot) -> Iterator[Metric]:
     yield _labelled("zt_config_revision", "Number of the applied revision.", "epoch", revision)
     applies = {(result,): float(count) for result, count in now.applies.items()}
     yield _counter("zt_config_applies", "Configurations that came.", ("result",), applies)
+    rotations = {(result,): float(count) for result, count in now.rotations.items()}
+    yield _counter("zt_key_rotations", "Changes of the node's key.", ("result",), rotations)
 
 
 def _peers(now: Snapshot) -> Iterator[Metric]:

@@ -3,14 +3,15 @@
 Pure: no I/O, no clock. What is removed goes identity first (the door closes at once), then peer;
 what is added comes policy, identity, peer: never a live peer whose packets nobody can name.
 A prefix that moves between peers leaves the old one before the new one gets it, since WireGuard
-would move it silently. Routes come last in both directions: a route without its peer drops packets,
-a peer without its route would let them out beside the tunnel.
+would move it silently; which is just what is wanted where one node has changed its key. Routes come
+last in both directions: a route without its peer drops packets, a peer without its route would let
+them out beside the tunnel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from types import MappingProxyType
 
@@ -37,12 +38,16 @@ class Observed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """What the configuration asks of the interface, with names resolved."""
+    """What the configuration asks of the interface, with names resolved.
+
+    nodes  whose key it is: node id by public key; one that changes its key has two
+    """
 
     addresses: frozenset[str]
     peers: Mapping[str, PeerSpec]
     routes: frozenset[Route]
     outside: frozenset[str] | None
+    nodes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +169,7 @@ def desired(
         peers=peers,
         routes=routes,
         outside=frozenset(map(str, coordinator)) if diverts else None,
+        nodes={peer.public_key: peer.node_id for peer in config.peers},
     )
 
 
@@ -180,14 +186,16 @@ def plan(wanted: Desired, now: Observed, *, before: Desired | None) -> tuple[Ste
     before  what was applied last: an endpoint that WireGuard has moved since (the peer roams) is
             left alone as long as the configuration's has not changed; None: nothing is known of it
     """
+    replaced = _replaced(wanted, now, before)
     return (
         RemoveIdentities(),
-        *_removed_peers(wanted, now),
+        *_removed_peers(wanted, now, replaced),
         ApplyPolicy(),
         PutIdentities(),
         *(RemoveAddress(a) for a in sorted(now.addresses - wanted.addresses)),
         *(AddAddress(a) for a in sorted(wanted.addresses - now.addresses)),
         *_set_peers(wanted, now, before),
+        *((RemovePeers(replaced),) if replaced else ()),
         *((SetOutside(wanted.outside),) if _adds_rules(wanted, now) else ()),
         *(AddRoute(r) for r in sorted(wanted.routes - now.routes)),
         *(RemoveRoute(r) for r in sorted(now.routes - wanted.routes)),
@@ -199,8 +207,28 @@ def _adds_rules(wanted: Desired, now: Observed) -> bool:
     return wanted.outside is not None and wanted.outside != now.outside
 
 
-def _removed_peers(wanted: Desired, now: Observed) -> Iterator[Step]:
-    gone = sorted(now.wg.peers.keys() - wanted.peers.keys())
+def _replaced(wanted: Desired, now: Observed, before: Desired | None) -> tuple[str, ...]:
+    """Keys that go because their nodes have changed them, with every prefix they hold now.
+
+    These prefixes move straight from the old key to the new one, so that no packet meets none.
+    """
+    holder = {
+        prefix: wanted.nodes.get(key)
+        for key, peer in wanted.peers.items()
+        for prefix in peer.allowed_ips
+    }
+    gone = now.wg.peers.keys() - wanted.peers.keys()
+    nodes = {key: node for key in gone if before and (node := before.nodes.get(key))}
+    return tuple(
+        key
+        for key, node in sorted(nodes.items())
+        if now.wg.peers[key].allowed_ips
+        and all(holder.get(prefix) == node for prefix in now.wg.peers[key].allowed_ips)
+    )
+
+
+def _removed_peers(wanted: Desired, now: Observed, replaced: tuple[str, ...]) -> Iterator[Step]:
+    gone = sorted(now.wg.peers.keys() - wanted.peers.keys() - set(replaced))
     if gone:
         yield RemovePeers(tuple(gone))
     for key, peer in sorted(wanted.peers.items()):

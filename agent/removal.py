@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent import host, keys, settings
+from agent import host, settings
 from agent.datapath import attach, belt
 from agent.datapath.adoption import Inherited
 from agent.datapath.generations import RuleBook
 from agent.datapath.pins import Pins
+from agent.keyfiles import KeyFiles
 from agent.settings import Settings
 from agent.wireguard.backend import Backend
 from agent.wireguard.choose import open_backend
@@ -50,9 +51,8 @@ def _ours(loaded: Settings, links: Links) -> tuple[Backend | None, tuple[str, ..
         public_key = backend.state().public_key
     except ZtError as error:
         return None, (f"{interface} stays: {error}",)
-    key_file = loaded.state_path / "private.key"
-    key = keys.load_or_make(key_file) if key_file.exists() else None
-    if key is None or key.public_key != public_key:
+    has_key = (loaded.state_path / "private.key").exists()
+    if not has_key or public_key not in KeyFiles(loaded.state_path).public_keys:
         return None, (f"{interface} stays: it does not have this node's key",)
     return backend, ()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from agent import state
 from agent.keys import NodeKey
@@ -27,6 +28,8 @@ from ztlab.model.config import NodeConfig, Revision
 from ztlab.model.proof import authority_of
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SETUP_KEY_POLL_S = 0.1
 RENEW_AT_SHARE = 0.8  # of a token's life
@@ -145,17 +148,25 @@ class Session:
 
     def push_logs(self, batch: bytes) -> None:
         """Push one batch (ztlab.model.logbatch); ZtError where it was not acknowledged."""
+        self.ask(lambda client: client.push_logs(batch))
+
+    def ask(self, call: Callable[[NodeClient], T]) -> T:
+        """The answer to CALL, made with a token that is good; ZtError where there is none."""
         client = self._client
         if client is None:
             raise Unreachable("not connected to the coordinator yet")
         token = client.token
         try:
-            client.push_logs(batch)
+            return call(client)
         except Refused as refusal:
             if refusal.status != 401:
                 raise
             self._renew(client, stale=token)
-            client.push_logs(batch)
+            return call(client)
+
+    def use_key(self, key: NodeKey) -> None:
+        """Prove KEY from now on."""
+        self._key = key
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -302,7 +313,8 @@ class Session:
             membership = self._membership
             if membership is None or client.token != stale:
                 return
-            token = client.renew(public_key=self._key.public_key, prove=self._key.prove)
+            key = self._key
+            token = client.renew(public_key=key.public_key, prove=key.prove)
             self._remember(
                 replace(
                     membership,

@@ -1,6 +1,7 @@
 """The node's own files: written whole or not at all, private, and on disk before they count.
 
 state_dir/private.key    WireGuard private key, base64
+state_dir/next.key       and former.key: only while the key is changed (agent/keyfiles.py)
 state_dir/local.json     the two local switches, where `zt-agent set` overrode the file
 state_dir/session.json   who this node is to its coordinator, and its current token
 state_dir/authority.pem  the pinned TLS authority
@@ -57,17 +58,30 @@ def write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync_directory(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise ZtError(
             f"cannot write {path}: {error.strerror}", hint="is the disk full or read-only?"
         ) from error
+
+
+def remove(path: Path) -> None:
+    """Remove PATH, and have that on disk before this returns; no error where it is not there."""
+    try:
+        path.unlink(missing_ok=True)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise ZtError(f"cannot remove {path}: {error.strerror}") from error
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def read(path: Path) -> bytes | None:

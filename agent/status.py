@@ -31,6 +31,7 @@ def status(agent: Agent) -> dict[str, Any]:
         "addresses": list(config.node.addresses) if config else [],
         "public_key": agent.key.public_key,
         "client_id": agent.key.client_id,
+        "rotation": codec.encode(agent.rotation.status) if agent.rotation else None,
         "pid": os.getpid(),
         "version": agent.version,
         "authz_mode": switches.authz_mode.word,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent import host, reconcile, removal
+from agent import handshakes, host, reconcile, removal
 from agent.datapath import belt
 from agent.datapath.compile import desired_state
 from agent.datapath.datapath import Datapath
@@ -89,12 +89,15 @@ class Synchronizer:
     # --- start and end ---
 
     @owned
-    def open_interface(self) -> None:
-        """Make or adopt the interface, keyed but without peers of its own yet."""
+    def open_interface(self, also_ours: frozenset[str] = frozenset()) -> None:
+        """Make or adopt the interface, keyed but without peers of its own yet.
+
+        also_ours  public keys it may have been left with while the key was being changed
+        """
         host.check_marks(self._settings.datapath.mark_mask, self._links.mark_rules())
         self._has_made_it = self._links.kind(self._interface) is None
         backend = open_backend(self._settings.wireguard.backend, self._interface, self._links)
-        if backend.state().public_key not in ("", self._key.public_key):
+        if backend.state().public_key not in {"", self._key.public_key, *also_ours}:
             # Not taken over, and so not taken back either: it stays as it is.
             raise HostUnfit(
                 f"{self._interface} has another private key: it is somebody else's",
@@ -288,6 +291,23 @@ class Synchronizer:
         except Exception:
             self._preshared = before
             raise
+
+    # --- the private key ---
+
+    @owned
+    def use_key(self, key: NodeKey) -> None:
+        """Give the interface KEY. Sessions under the old one are void, and WireGuard alone would
+        take seconds to notice under traffic: each peer is made anew, and begins with a handshake.
+        """
+        if self._is_closed:
+            raise ZtError("the agent is stopping")
+        self._key = key
+        self._configure()
+        specs = self._applied.peers.values() if self._applied else ()
+        for peer in handshakes.anew(specs, self._wg.state().peers):
+            self._wg.remove_peers((peer.public_key,))
+            self._wg.set_peers((peer,))
+        self._handshakes.forget()
 
     # --- the local switches ---
 

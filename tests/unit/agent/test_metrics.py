@@ -51,6 +51,7 @@ SNAPSHOT = Snapshot(
         config=NodeConfig(version=1, network_id="x", node=NODE),
     ),
     applies={"applied": 2, "refused": 1},
+    rotations={"done": 1},
     handshakes={"bob": 0.0, "carol": 1234.5},
     version="0.1.0",
     wireguard="kernel",
