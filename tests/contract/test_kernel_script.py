@@ -30,3 +30,22 @@ def test_a_tier_that_nobody_knows_is_a_usage_error() -> None:
     assert done.returncode == 2
     assert "no tier stok" in done.stderr
     assert "tier uml" not in done.stdout
+
+
+def test_every_scenario_and_every_end_to_end_test_is_in_a_job() -> None:
+    """The script with its last part, which runs the tiers, left out; then what its jobs name."""
+    declarations = SCRIPT.read_text().partition("\ntrap ")[0]
+    script = f'set -- "{SCRIPT}"; {declarations}\nprintf "%s\\n" "${{all_jobs[@]}}"'
+    script = script.replace("${BASH_SOURCE[0]}", str(SCRIPT))
+    done = subprocess.run(("bash", "-c", script), capture_output=True, text=True, check=True)
+    patterns = [
+        word for line in done.stdout.splitlines() for word in line.partition("=")[2].split()
+    ]
+    named = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    wanted = {
+        *ROOT.glob("scenarios/*.yaml"),
+        *ROOT.glob("tests/e2e/test_*.py"),
+        ROOT / "tests/kernel",
+    }
+    elsewhere = {ROOT / "tests/e2e/test_vm_run.py", ROOT / "tests/e2e/test_scenarios_shipped.py"}
+    assert wanted - elsewhere == named

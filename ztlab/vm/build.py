@@ -69,14 +69,13 @@ def _source() -> Path:
 def _key(source: Path) -> str:
     """A name for what a kernel is made from: package and version, configuration, patch."""
     package = source.name.removesuffix(".tar.xz")
-    done = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${Version}", package],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    asked = ["dpkg-query", "-W", "-f", "${Version}", package]
+    try:
+        version = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        version = ""
     # Without a package around it: the file itself, by size and time.
-    version = done.stdout or f"{source.stat().st_size}-{source.stat().st_mtime_ns}"
+    version = version or f"{source.stat().st_size}-{source.stat().st_mtime_ns}"
     digest = hashlib.sha256("\0".join((package, version, _data("uml.config"))).encode())
     digest.update(_data("uml.patch").encode())
     return f"{package.removeprefix('linux-source-')}-{digest.hexdigest()[:12]}"
