@@ -52,6 +52,9 @@ class PolicyFlag(IntFlag):
     DEFAULT_ALLOW = 2
     CLIENT = 4
     QUOTAS = 8
+    FROM_ANY = 16
+    TO_ANY = 32
+    ANY_TO_ANY = 64
 
 
 class Logging(IntEnum):

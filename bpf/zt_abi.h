@@ -70,6 +70,11 @@ enum zt_config_word {
 #define ZT_POLICY_DEFAULT_ALLOW 2u /* what happens when no rule matches */
 #define ZT_POLICY_CLIENT 4u        /* no identities, no policy: only replies come in */
 #define ZT_POLICY_QUOTAS 8u        /* zt_quotas is not empty */
+/* Which pairs with `*` zt_pairs has, so that those it has not are not looked for: (*, a tag), (a tag,
+ * *), (*, *). */
+#define ZT_POLICY_FROM_ANY 16u
+#define ZT_POLICY_TO_ANY 32u
+#define ZT_POLICY_ANY_TO_ANY 64u
 #define ZT_EPOCH_SHIFT 8           /* the epoch has 32 bits, of which 0 means "never judged" */
 
 /* zt_ids, zt_nets: whose address is it? */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* From bytes to what the verdict needs. Headers are copied out with bpf_skb_load_bytes: no direct
- * access, so nothing to pull (a partial pull of a UDP GSO fraglist packet has crashed kernels in
+/* From bytes to what the verdict needs. Headers are copied out: the first ones straight from where
+ * they lie in a row, which saves three calls for most packets, all others with bpf_skb_load_bytes. So
+ * there is nothing to pull (a partial pull of a UDP GSO fraglist packet has crashed kernels in
  * skb_segment), and nothing of the packet is ever changed. */
 #ifndef ZT_PARSE_H
 #define ZT_PARSE_H
@@ -72,11 +73,37 @@ struct zt_icmp {
 	__u16 checksum, id, sequence;
 };
 
+/* The first bytes of a packet. */
+struct zt_head {
+	union {
+		struct {
+			struct zt_ipv4 ip;
+			struct zt_tcp tcp; /* or what else is there; only behind an IP header without options */
+		};
+		struct zt_ipv6 ip6;
+	};
+};
+
 /* Where the transport header and what follows it lie, in bytes from the beginning of the skb. */
 struct zt_transport {
 	__u32 start;
 	__u32 length;
+	bool is_in_head; /* if it comes right behind an IPv4 header without options */
 };
+
+/* Fills HEAD, and says how much of it: all, an IPv4 header, or nothing. */
+static __always_inline __u32 zt_load_head(struct __sk_buff *skb, struct zt_head *head)
+{
+	void *start = (void *)(long)skb->data + zt_l3_offset;
+
+	if (start + sizeof(*head) <= (void *)(long)skb->data_end) {
+		__builtin_memcpy(head, start, sizeof(*head));
+		return sizeof(*head);
+	}
+	if (!bpf_skb_load_bytes(skb, zt_l3_offset, head, sizeof(*head)))
+		return sizeof(*head);
+	return bpf_skb_load_bytes(skb, zt_l3_offset, head, sizeof(head->ip)) ? 0 : sizeof(head->ip);
+}
 
 /* LENGTH bytes of a packet in fragments, at OFFSET in units of 8 bytes. What no sender makes, and a
  * destination must not get: nothing, an end between two units, more than a packet can be. */
@@ -173,24 +200,21 @@ static __always_inline int zt_walk_extensions(struct __sk_buff *skb, struct zt_p
 	return ZT_UNSUPPORTED_PROTOCOL;
 }
 
-static __always_inline int zt_parse_ipv6(struct __sk_buff *skb, struct zt_packet *packet,
-					 struct zt_transport *transport)
+static __always_inline int zt_parse_ipv6(struct __sk_buff *skb, const struct zt_ipv6 *ip,
+					 struct zt_packet *packet, struct zt_transport *transport)
 {
 	__u32 available = skb->len - zt_l3_offset, payload;
-	struct zt_ipv6 ip;
 
-	if (bpf_skb_load_bytes(skb, zt_l3_offset, &ip, sizeof(ip)))
-		return ZT_MALFORMED;
-	payload = zt_ntohs(ip.payload_length);
+	payload = zt_ntohs(ip->payload_length);
 	if (!payload && skb->gso_size)
-		payload = available - sizeof(ip);
-	if (payload > available - sizeof(ip))
+		payload = available - sizeof(*ip);
+	if (payload > available - sizeof(*ip))
 		return ZT_MALFORMED;
 	packet->family = 6;
-	__builtin_memcpy(packet->source, ip.source, sizeof(ip.source));
-	__builtin_memcpy(packet->destination, ip.destination, sizeof(ip.destination));
-	packet->protocol = ip.next;
-	transport->start = zt_l3_offset + sizeof(ip);
+	__builtin_memcpy(packet->source, ip->source, sizeof(ip->source));
+	__builtin_memcpy(packet->destination, ip->destination, sizeof(ip->destination));
+	packet->protocol = ip->next;
+	transport->start = zt_l3_offset + sizeof(*ip);
 	transport->length = payload;
 	return zt_walk_extensions(skb, packet, transport);
 }
@@ -283,9 +307,22 @@ static __always_inline bool zt_parse_quoted(struct __sk_buff *skb, __u32 at, __u
 	return true;
 }
 
+/* SIZE bytes of the transport header, from HEAD where they are there. */
+static __always_inline bool zt_load_transport(struct __sk_buff *skb, const struct zt_head *head,
+					      const struct zt_transport *transport, void *out,
+					      __u32 size)
+{
+	if (transport->is_in_head && transport->start == zt_l3_offset + sizeof(head->ip)) {
+		__builtin_memcpy(out, &head->tcp, size);
+		return true;
+	}
+	return !bpf_skb_load_bytes(skb, transport->start, out, size);
+}
+
 /* Ports and flags, and the SIZE of the transport header: 0 of a protocol that is not read. Returns 0
  * or ZT_MALFORMED. */
-static __always_inline int zt_parse_transport(struct __sk_buff *skb, struct zt_packet *packet,
+static __always_inline int zt_parse_transport(struct __sk_buff *skb, const struct zt_head *head,
+					      struct zt_packet *packet,
 					      struct zt_transport *transport, __u32 *size)
 {
 	*size = 0;
@@ -295,7 +332,7 @@ static __always_inline int zt_parse_transport(struct __sk_buff *skb, struct zt_p
 		struct zt_tcp tcp;
 
 		if (transport->length < sizeof(tcp) ||
-		    bpf_skb_load_bytes(skb, transport->start, &tcp, sizeof(tcp)))
+		    !zt_load_transport(skb, head, transport, &tcp, sizeof(tcp)))
 			return ZT_MALFORMED;
 		*size = (tcp.offset >> 4) * 4;
 		if (*size < sizeof(tcp) || *size > transport->length)
@@ -308,7 +345,7 @@ static __always_inline int zt_parse_transport(struct __sk_buff *skb, struct zt_p
 		struct zt_udp udp;
 
 		if (transport->length < sizeof(udp) ||
-		    bpf_skb_load_bytes(skb, transport->start, &udp, sizeof(udp)))
+		    !zt_load_transport(skb, head, transport, &udp, sizeof(udp)))
 			return ZT_MALFORMED;
 		*size = sizeof(udp);
 		packet->source_port = zt_ntohs(udp.source);
@@ -319,7 +356,7 @@ static __always_inline int zt_parse_transport(struct __sk_buff *skb, struct zt_p
 		struct zt_icmp icmp;
 
 		if (transport->length < sizeof(icmp) ||
-		    bpf_skb_load_bytes(skb, transport->start, &icmp, sizeof(icmp)))
+		    !zt_load_transport(skb, head, transport, &icmp, sizeof(icmp)))
 			return ZT_MALFORMED;
 		*size = sizeof(icmp);
 		packet->icmp_type = icmp.type;
@@ -359,19 +396,20 @@ static __always_inline void zt_parse(struct __sk_buff *skb, struct zt_packet *pa
 {
 	__u32 total = skb->len - zt_l3_offset, headers = 0, size = 0;
 	struct zt_transport transport = {};
-	struct zt_ipv4 ip; /* whichever it is, it is longer than this */
+	struct zt_head head = {};
+	__u32 loaded = zt_load_head(skb, &head);
+	__u8 version = head.ip.version_ihl >> 4;
 
-	if (bpf_skb_load_bytes(skb, zt_l3_offset, &ip, sizeof(ip)))
-		packet->fault = ZT_MALFORMED;
-	else if (ip.version_ihl >> 4 == 4)
-		packet->fault = zt_parse_ipv4(skb, &ip, packet, &transport);
-	else if (ip.version_ihl >> 4 == 6)
-		packet->fault = zt_parse_ipv6(skb, packet, &transport);
+	transport.is_in_head = loaded == sizeof(head);
+	if (version == 4 && loaded)
+		packet->fault = zt_parse_ipv4(skb, &head.ip, packet, &transport);
+	else if (version == 6 && loaded == sizeof(head))
+		packet->fault = zt_parse_ipv6(skb, &head.ip6, packet, &transport);
 	else
 		packet->fault = ZT_MALFORMED;
 	/* A later fragment has no transport header: zt_frag.h knows its first's. */
 	if (!packet->fault && !packet->fragment_from)
-		packet->fault = zt_parse_transport(skb, packet, &transport, &size);
+		packet->fault = zt_parse_transport(skb, &head, packet, &transport, &size);
 	if (transport.start)
 		headers = transport.start - zt_l3_offset + size;
 	packet->packets = zt_segments(skb, total - headers);

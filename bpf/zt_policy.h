@@ -44,8 +44,11 @@ static __always_inline __u64 zt_policy_decide(__u64 policy, __u32 source, __u32 
 			.destination = pair & 2 ? ZT_TAG_ANY : destination,
 			.slot = slot,
 		};
-		__u32 *found = zt_pairs_lookup(&ends), shapes;
+		__u32 *found, shapes;
 
+		if (pair && !(policy & ZT_POLICY_FROM_ANY << (pair - 1)))
+			continue;
+		found = zt_pairs_lookup(&ends);
 		if (!found)
 			continue;
 		shapes = *found;

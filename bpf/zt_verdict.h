@@ -88,6 +88,42 @@ static __always_inline struct zt_flow *zt_live(struct zt_flow *flow,
 	return flow;
 }
 
+/* The bit of flow->vouched[0] for packets like this one. */
+static __always_inline __u32 zt_voucher(const struct zt_flow *flow,
+					const struct zt_passage *passage)
+{
+	return 1u << (passage->origin + (zt_flow_is_forward(flow, passage) ? 0 : ZT_ORIGIN_LOCAL));
+}
+
+/* Are both addresses known from an earlier packet of FLOW, in this epoch, so that the packet is
+ * established without asking whose they are? */
+static __always_inline bool zt_is_vouched(const struct zt_flow *flow,
+					  const struct zt_passage *passage)
+{
+	__u64 source = flow->vouched[0], destination = flow->vouched[1], judged = flow->judged;
+	__u32 epoch = zt_epoch(passage);
+
+	return source >> 32 == epoch && destination >> 32 == epoch && judged >> 32 == epoch &&
+	       source & zt_voucher(flow, passage) && !zt_is_tombstone(judged) &&
+	       !zt_flow_is_expired(flow, passage->key.protocol, passage->now);
+}
+
+/* Say so for packets that come after this one. */
+static __always_inline void zt_vouch(struct zt_flow *flow, const struct zt_passage *passage)
+{
+	bool is_forward = zt_flow_is_forward(flow, passage);
+	__u64 source = is_forward ? passage->source_tag : passage->destination_tag;
+	__u64 destination = is_forward ? passage->destination_tag : passage->source_tag;
+	__u64 epoch = (__u64)zt_epoch(passage) << 32, before = flow->vouched[0];
+
+	source = epoch | source << ZT_VOUCHED_TAG_SHIFT;
+	/* What was vouched for stays where the tags are the same seen from both sides. */
+	if ((before & ~0xffull) == source && flow->vouched[1] == (epoch | destination))
+		source |= before & 0xff;
+	flow->vouched[1] = epoch | destination;
+	flow->vouched[0] = source | zt_voucher(flow, passage);
+}
+
 static __always_inline bool zt_open_flow(struct zt_passage *passage, __u64 judged)
 {
 	struct zt_flow flow = {
@@ -99,6 +135,7 @@ static __always_inline bool zt_open_flow(struct zt_passage *passage, __u64 judge
 		.flags = passage->from_high,
 	};
 
+	zt_vouch(&flow, passage);
 	zt_flow_touch(&flow, passage);
 	return !zt_flows_update(&passage->key, &flow);
 }
@@ -157,42 +194,6 @@ static __always_inline __u64 zt_judge_original(const struct zt_passage *passage,
 		flow->judged = judged;
 	}
 	return judged;
-}
-
-/* The bit of flow->vouched[0] for packets like this one. */
-static __always_inline __u32 zt_voucher(const struct zt_flow *flow,
-					const struct zt_passage *passage)
-{
-	return 1u << (passage->origin + (zt_flow_is_forward(flow, passage) ? 0 : ZT_ORIGIN_LOCAL));
-}
-
-/* Are both addresses known from an earlier packet of FLOW, in this epoch, so that the packet is
- * established without asking whose they are? */
-static __always_inline bool zt_is_vouched(const struct zt_flow *flow,
-					  const struct zt_passage *passage)
-{
-	__u64 source = flow->vouched[0], destination = flow->vouched[1], judged = flow->judged;
-	__u32 epoch = zt_epoch(passage);
-
-	return source >> 32 == epoch && destination >> 32 == epoch && judged >> 32 == epoch &&
-	       source & zt_voucher(flow, passage) && !zt_is_tombstone(judged) &&
-	       !zt_flow_is_expired(flow, passage->key.protocol, passage->now);
-}
-
-/* Say so for packets that come after this one. */
-static __always_inline void zt_vouch(struct zt_flow *flow, const struct zt_passage *passage)
-{
-	bool is_forward = zt_flow_is_forward(flow, passage);
-	__u64 source = is_forward ? passage->source_tag : passage->destination_tag;
-	__u64 destination = is_forward ? passage->destination_tag : passage->source_tag;
-	__u64 epoch = (__u64)zt_epoch(passage) << 32, before = flow->vouched[0];
-
-	source = epoch | source << ZT_VOUCHED_TAG_SHIFT;
-	/* What was vouched for stays where the tags are the same seen from both sides. */
-	if ((before & ~0xffull) == source && flow->vouched[1] == (epoch | destination))
-		source |= before & 0xff;
-	flow->vouched[1] = epoch | destination;
-	flow->vouched[0] = source | zt_voucher(flow, passage);
 }
 
 static __always_inline void zt_establish(struct zt_passage *passage, struct zt_flow *flow,

@@ -6,6 +6,7 @@ import struct
 from ipaddress import ip_network
 
 from agent.abi import (
+    TAG_ANY,
     Identity,
     IdKey,
     IPNetwork,
@@ -110,6 +111,13 @@ def in_slot(policy: Entries, pairs: Entries, slot: int) -> tuple[Entries, Entrie
     )
 
 
+_ANY_FLAGS = {
+    (True, False): PolicyFlag.FROM_ANY,
+    (False, True): PolicyFlag.TO_ANY,
+    (True, True): PolicyFlag.ANY_TO_ANY,
+}
+
+
 def policy_flags(state: DatapathState) -> PolicyFlag:
     """The flags of the policy word, without the slot."""
     flags = PolicyFlag(0)
@@ -119,4 +127,7 @@ def policy_flags(state: DatapathState) -> PolicyFlag:
         flags |= PolicyFlag.CLIENT
     if state.quotas:
         flags |= PolicyFlag.QUOTAS
+    for ends in state.pairs:
+        if TAG_ANY in ends:
+            flags |= _ANY_FLAGS[ends[0] == TAG_ANY, ends[1] == TAG_ANY]
     return flags

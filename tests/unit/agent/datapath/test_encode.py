@@ -31,6 +31,14 @@ def test_the_two_slots_never_share_an_entry() -> None:
 
 
 def test_the_flags_say_default_and_role() -> None:
-    assert policy_flags(STATE) == PolicyFlag.DEFAULT_ALLOW
+    assert policy_flags(STATE) & ~PolicyFlag.TO_ANY == PolicyFlag.DEFAULT_ALLOW
     assert policy_flags(desired_state(node_config(role="client"))) == PolicyFlag.CLIENT
     assert policy_flags(desired_state(node_config())) == PolicyFlag(0)
+
+
+def test_the_flags_say_which_pairs_with_a_star_there_are() -> None:
+    stars = {("*", "api"): PolicyFlag.FROM_ANY, ("web", "*"): PolicyFlag.TO_ANY}
+    stars |= {("*", "*"): PolicyFlag.ANY_TO_ANY, ("web", "api"): PolicyFlag(0)}
+    for (source, destination), flag in stars.items():
+        rules = rule("r", source, destination, "allow"), rule("s", "guest", "api", "deny")
+        assert policy_flags(desired_state(node_config(*rules))) == flag
