@@ -20,6 +20,7 @@ demo: ## set up this machine, build scenarios/3node.yaml, prove it, and leave it
 
 test: ## set up this machine, then run every check and every test
 	@tools/setup.sh
+	-@tools/prometheus.sh
 	@tools/test.sh
 
 setup: ## Debian packages, headers for bcc, .venv
@@ -35,6 +36,7 @@ unit: ## unit and contract tests
 
 e2e: ## kernel and end-to-end tests, and the scenarios
 	@tools/setup.sh
+	-@tools/prometheus.sh
 	@tools/test.sh system
 
 test-kernel: ## scenarios, end-to-end and kernel tests on the kernel's own WireGuard, in guests

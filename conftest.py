@@ -74,6 +74,14 @@ def lacks_vagrant() -> str:
     return "" if shutil.which("vagrant") else "vagrant is not installed"
 
 
+def lacks_prometheus() -> str:
+    """Installed, or unpacked by tools/prometheus.sh."""
+    unpacked = str(HERE / "build" / "prometheus" / "usr" / "bin")
+    path = f"{os.environ.get('PATH', '')}:{unpacked}"
+    missing = [tool for tool in ("prometheus", "promtool") if not shutil.which(tool, path=path)]
+    return f"no {' and no '.join(missing)}: tools/prometheus.sh gets them" if missing else ""
+
+
 def lacks_guest() -> str:
     if engine := os.environ.get("ZTLAB_VM"):
         return f"this is a guest already, by {engine}"
@@ -89,6 +97,7 @@ PROBES: dict[str, Callable[[], str]] = {
     "lab": lacks_lab,
     "guest": lacks_guest,
     "vagrant": lacks_vagrant,
+    "prometheus": lacks_prometheus,
 }
 
 
