@@ -237,10 +237,13 @@ class Datapath:
         slot = word & PolicyFlag.SLOT
         policy, pairs = self._maps["zt_policy"], self._maps["zt_pairs"]
         held = policy.items(), pairs.items()
+        in_force = encode.in_slot(*held, slot)
+        # What is quick to compare comes first.
         is_same = (
-            encode.in_slot(*held, slot) == encode.policy_entries(desired, slot)
-            and word & ~PolicyFlag.SLOT & 0xFF == encode.policy_flags(desired)
+            word & ~PolicyFlag.SLOT & 0xFF == encode.policy_flags(desired)
             and self._generations.rules == desired.rules
+            and len(in_force[0]) == len(desired.policy)
+            and in_force == encode.policy_entries(desired, slot)
         )
         is_same &= not self._apply_quotas(desired)
         if is_same:
@@ -265,7 +268,7 @@ class Datapath:
         # change deletes it.
         if _wait_for_programs():
             self._hits.fold(slot)
-            for bpf_map, old in zip((policy, pairs), encode.in_slot(*held, slot), strict=True):
+            for bpf_map, old in zip((policy, pairs), in_force, strict=True):
                 bpf_map.delete(old)
         return True
 
