@@ -209,7 +209,7 @@ class FlowLog:
         *,
         read: Callable[[int], Reading],
         emitted: Callable[[], Emitted],
-        push: Callable[[bytes], None] | None,
+        push: Callable[[bytes], object] | None,
         is_ready: Callable[[], bool],
     ) -> None:
         self._ledger, self._buffer = ledger, buffer
