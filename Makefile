@@ -2,7 +2,7 @@
 # A script that finds the machine unfit ends with code 3; make itself prints it and ends with 2.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint unit e2e test-kernel test-install dist test-vagrant lock clean
+.PHONY: help demo test setup lint unit e2e test-kernel test-install bench-datapath dist test-vagrant lock clean
 
 # What this machine must have; a test skipped for want of it fails. Example:
 #   make test ZT_REQUIRE=root,bpf,wireguard,lab
@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 export ZT_REQUIRE PYTEST_ARGS
 
 help: ## name the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: ## set up this machine, build scenarios/3node.yaml, prove it, and leave it standing
 	@tools/setup.sh
@@ -47,6 +47,10 @@ test-install: ## install on a whole Debian (UML) as documented, with restart, up
 	@tools/setup.sh mmdebstrap e2fsprogs
 	@.venv/bin/pytest -q tests/install
 	@tools/test-install.sh
+
+bench-datapath: ## what verdicts, policy changes, TCP, logs and the start cost, beside nftables
+	@tools/setup.sh ethtool
+	@.venv/bin/python -m tests.bench
 
 dist: ## a release in dist/: the wheel, and each program's lock
 	@tools/setup.sh
