@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 
+from agent.datapath.libbpf import possible_cpus
 from tests.kernel import packets as p
 from tests.kernel import testrun
 from tests.kernel.conftest import Node
@@ -129,6 +130,30 @@ def test_flow_granularity_logs_first_packets_and_every_denial(node: Node) -> Non
             testrun.run(program, packet)
     verdicts = [event.verdict for event in node.datapath.read_events(0)]
     assert verdicts == [Verdict.ALLOWED, Verdict.NO_RULE, Verdict.NO_RULE, Verdict.NO_RULE]
+
+
+def test_denials_beyond_the_rate_become_no_events_and_are_counted(node: Node) -> None:
+    node.configure(node_config(WEB_TO_API))
+    program = node.datapath.programs[Hook.INGRESS]
+    node.datapath.set_logging(True, "flow", denials_per_s=5)
+    before = node.datapath.log_counters()
+
+    testrun.run(program, p.udp(p.GUEST, p.API, 1, 2), repeat=1000)
+    testrun.run(program, p.tcp(p.WEB, p.API, 1, 8080))
+
+    events = node.datapath.read_events(0)
+    denials = [event for event in events if event.verdict is Verdict.NO_RULE]
+    after = node.datapath.log_counters()
+    # A second may have ended meanwhile, and the CPU have been another.
+    assert 5 <= len(denials) <= 5 * 2 * possible_cpus()
+    assert after.suppressed - before.suppressed == 1000 - len(denials)
+    assert after.emitted - before.emitted == len(events) == len(denials) + 1
+    assert sum(packets for packets, _ in node.counted().values()) == 1001
+
+    node.datapath.set_logging(True, "packet", denials_per_s=5)
+    testrun.run(program, p.udp(p.GUEST, p.API, 1, 2), repeat=100)
+    assert len(node.datapath.read_events(0)) == 100
+    assert node.datapath.log_counters().suppressed == after.suppressed
 
 
 def test_without_logging_there_are_no_events(node: Node) -> None:
