@@ -8,7 +8,7 @@ with persistent keepalive initiates at once. Pure: the caller brings the clock a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from agent.wireguard.backend import PeerSpec, WgPeer
 
@@ -74,11 +74,15 @@ class Handshakes:
         waiting.due_at = now_s + waiting.interval_s * (0.75 + 0.5 * self._dice())
 
 
-def anew(wanted: Iterable[PeerSpec], there: Mapping[str, WgPeer]) -> tuple[PeerSpec, ...]:
-    """The peers as they are to be made again, each dialled where it was last heard from."""
+def as_they_are(there: Mapping[str, WgPeer]) -> tuple[PeerSpec, ...]:
+    """What to make the peers that are THERE anew from; each is dialled where it was heard last."""
     return tuple(
-        replace(spec, endpoint=peer.endpoint)
-        if (peer := there.get(spec.public_key)) and peer.endpoint
-        else spec
-        for spec in wanted
+        PeerSpec(
+            public_key=key,
+            endpoint=peer.endpoint,
+            allowed_ips=peer.allowed_ips,
+            keepalive_s=peer.keepalive_s,
+            preshared_key=peer.preshared_key,
+        )
+        for key, peer in there.items()
     )

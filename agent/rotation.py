@@ -90,7 +90,8 @@ class Rotation:
         """Leave off; what is not done goes on at the next start."""
         self._stop.set()
         self._go.set()
-        self._thread.join(timeout=1)
+        if self._thread.is_alive():
+            self._thread.join(timeout=1)
 
     def begin(self, wait_s: int) -> None:
         """Change the key. ZtError if it is being changed.

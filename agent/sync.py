@@ -9,7 +9,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from agent.owner import Owner, owned
 from agent.reconcile import Desired, Observed, Step
 from agent.settings import Settings
 from agent.wireguard import preshared
-from agent.wireguard.backend import Address, Backend, Endpoint, WgPeer, WgState
+from agent.wireguard.backend import Address, Backend, Endpoint, PeerSpec, WgPeer, WgState
 from agent.wireguard.choose import open_backend
 from agent.wireguard.links import FWMARK, Links
 from agent.wireguard.preshared import PresharedKey
@@ -97,7 +97,8 @@ class Synchronizer:
         host.check_marks(self._settings.datapath.mark_mask, self._links.mark_rules())
         self._has_made_it = self._links.kind(self._interface) is None
         backend = open_backend(self._settings.wireguard.backend, self._interface, self._links)
-        if backend.state().public_key not in {"", self._key.public_key, *also_ours}:
+        found = backend.state()
+        if found.public_key not in {"", self._key.public_key, *also_ours}:
             # Not taken over, and so not taken back either: it stays as it is.
             raise HostUnfit(
                 f"{self._interface} has another private key: it is somebody else's",
@@ -105,6 +106,8 @@ class Synchronizer:
             )
         self._backend = backend
         self._configure()
+        if found.public_key in also_ours - {self._key.public_key}:
+            self._make_anew(handshakes.as_they_are(found.peers))
 
     @owned
     def go_live(
@@ -303,10 +306,7 @@ class Synchronizer:
             raise ZtError("the agent is stopping")
         self._key = key
         self._configure()
-        specs = self._applied.peers.values() if self._applied else ()
-        for peer in handshakes.anew(specs, self._wg.state().peers):
-            self._wg.remove_peers((peer.public_key,))
-            self._wg.set_peers((peer,))
+        self._make_anew(handshakes.as_they_are(self._wg.state().peers))
         self._handshakes.forget()
 
     # --- the local switches ---
@@ -413,9 +413,13 @@ class Synchronizer:
         late = self._handshakes.late(time.monotonic(), self._applied.peers.values(), peers)
         for peer in late:
             log.debug("first handshake with %s is late: making it anew", peer.endpoint)
+        self._make_anew(late)
+        return self._handshakes.is_waiting
+
+    def _make_anew(self, peers: Iterable[PeerSpec]) -> None:
+        for peer in peers:
             self._wg.remove_peers((peer.public_key,))
             self._wg.set_peers((peer,))
-        return self._handshakes.is_waiting
 
     # --- what others may know ---
 

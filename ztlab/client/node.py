@@ -103,6 +103,7 @@ class EventStream:
     def __init__(self, response: urllib3.BaseHTTPResponse, url: str) -> None:
         self._response = response
         self._url = url
+        self._is_closed = False
         self._events = self._read()
 
     def __iter__(self) -> Iterator[StreamEvent]:
@@ -119,6 +120,7 @@ class EventStream:
 
     def close(self) -> None:
         """End the stream, also under a reader in another thread (which sees Unreachable)."""
+        self._is_closed = True
         made = getattr(self._response.connection, "sock", None)
         if made is not None:
             try:
@@ -147,8 +149,14 @@ class EventStream:
         rest = b""
         chunks = self._response.stream(65536)
         while True:
-            with unreachable_if_broken(self._url):
-                chunk = next(chunks, None)
+            try:
+                with unreachable_if_broken(self._url):
+                    chunk = next(chunks, None)
+            except AttributeError as error:
+                # http.client under a reader whose connection `close` takes away.
+                if not self._is_closed:
+                    raise
+                raise Unreachable(f"{self._url}: the stream was closed") from error
             if chunk is None:
                 return
             *lines, rest = (rest + chunk).split(b"\n")
