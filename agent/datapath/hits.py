@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.abi import RULE_ID_BYTES, Action, RuleTotal
@@ -40,6 +40,8 @@ class HitCounters:
             maps[name] for name in ("zt_rules", "zt_names", "zt_totals")
         )
         self._lock = threading.Lock()
+        # Slot to the numbers of its rules, where this process wrote them: not to be read again.
+        self._installed: dict[int, range] = {}
 
     def install(self, slot: int, rules: Sequence[str], actions: Sequence[Action]) -> None:
         """Name the numbers of SLOT, in which no program counts yet and which was folded."""
@@ -50,6 +52,7 @@ class HitCounters:
                 for i, (rule, action) in enumerate(zip(rules, actions, strict=True), start=1)
             }
             self._names.put(names)
+            self._installed[slot] = range(len(rules) + 1)
             generation = str(newest % (2**32 - 1) + 1).encode()
             self._names.put({_KEY.pack(slot, _GENERATION): _NAME.pack(generation, 0)})
 
@@ -59,20 +62,22 @@ class HitCounters:
             generation = self._generation_of(slot)
             if generation is None:
                 return
-            names = self._held()[slot]
-            counted = self._counted(slot, names)
+            numbers = self._installed.get(slot) or self._held()[slot].keys()
+            counted = self._counted(slot, numbers)
+            names = {rule: self._names.get(_KEY.pack(slot, rule)) for rule in counted}
             totals = self._totals.items()
             fresh = {
-                names[rule]: bytes(total)
-                for rule, hits in counted.items()
-                if (total := _added(totals.get(names[rule]), hits, generation))
+                name: bytes(total)
+                for rule, name in names.items()
+                if name and (total := _added(totals.get(name), counted[rule], generation))
             }
             self._make_room(totals, fresh)
             self._totals.put(fresh)
             self._rules.zero([_index(slot, rule) for rule in counted])
             # The generation last: where this is interrupted, the slot is folded again.
-            self._names.delete([_KEY.pack(slot, rule) for rule in names if rule])
+            self._names.delete([_KEY.pack(slot, rule) for rule in numbers if rule])
             self._names.delete([_KEY.pack(slot, _GENERATION)])
+            self._installed.pop(slot, None)
 
     def read(self) -> list[RuleHits]:
         """Every rule that a policy ever had here, and the hits of each."""
@@ -138,13 +143,13 @@ class HitCounters:
         name = self._names.get(_KEY.pack(slot, _GENERATION))
         return None if name is None else int(_id_of(name))
 
-    def _counted(self, slot: int, names: Mapping[int, bytes]) -> dict[int, tuple[int, int]]:
+    def _counted(self, slot: int, numbers: Collection[int]) -> dict[int, tuple[int, int]]:
         """Number of each rule of SLOT that decided anything to its packets and bytes."""
-        rows = self._rules.rows(_index(0, 1), 2 * max(names))
+        rows = self._rules.rows(_index(0, 1), 2 * max(numbers))
         return {
             index >> 1: (packets, size)
             for index, (packets, size) in rows.items()
-            if index & 1 == slot and index >> 1 in names
+            if index & 1 == slot and index >> 1 in numbers
         }
 
     def _make_room(self, totals: Mapping[bytes, bytes], fresh: Mapping[bytes, bytes]) -> None:

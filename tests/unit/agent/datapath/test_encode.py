@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from agent.abi import PolicyFlag
+from agent.abi import PairKey, PolicyFlag, PolicyKey, PolicyValue
 from agent.datapath.compile import desired_state
 from agent.datapath.encode import (
     identity_entries,
@@ -42,3 +42,19 @@ def test_the_flags_say_which_pairs_with_a_star_there_are() -> None:
     for (source, destination), flag in stars.items():
         rules = rule("r", source, destination, "allow"), rule("s", "guest", "api", "deny")
         assert policy_flags(desired_state(node_config(*rules))) == flag
+
+
+def test_entries_are_laid_out_as_the_abi_says() -> None:
+    policy, pairs = policy_entries(STATE, 1)
+    for (data, value), (match, outcome) in zip(policy.items(), STATE.policy.items(), strict=True):
+        key = PolicyKey(
+            source=match.source,
+            destination=match.destination,
+            port=match.port,
+            protocol=match.protocol,
+            port_bits=match.port_bits,
+            slot=1,
+        )
+        assert data == bytes(key)
+        assert value == bytes(PolicyValue(rule=outcome.rule, action=outcome.action))
+    assert set(pairs) == {bytes(PairKey(*ends, 1)) for ends in STATE.pairs}
