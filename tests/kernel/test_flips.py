@@ -1,0 +1,168 @@
+"""The two switches and the policy, changed under 10,000 real packets a second."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+
+from agent.datapath.compile import desired_state
+from agent.datapath.datapath import Datapath
+from agent.datapath.limits import Limits
+from tests.kernel import packets as p
+from tests.kernel.conftest import MARKS
+from tests.kernel.device import TUN, Tun, fresh_network_namespace, sysctl
+from tests.unit.agent.datapath.configs import TAGS, node_config, rule
+from ztlab.model.verdict import AuthzMode, Hook, Verdict
+
+pytestmark = [pytest.mark.root, pytest.mark.bpf]
+
+RATE = 10_000  # packets per second
+SECONDS = 1.5
+EFFECT_S = 0.010
+WEB_OK = rule("web", "web", "api", "allow", proto="udp", ports=(9000,))
+NO_GUEST = node_config(WEB_OK)
+GUEST_TOO = node_config(WEB_OK, rule("guest", "guest", "api", "allow", proto="udp"))
+
+
+@pytest.fixture(scope="module")
+def l3(loader: str) -> Iterator[Datapath]:
+    datapath = Datapath.load(marks=MARKS, limits=Limits(flows=4096), loader=loader)
+    yield datapath
+    datapath.close()
+
+
+class Wire:
+    """Numbered packets come out of the tunnel, in turn from `guest` and from `web`; a socket says
+    which arrived."""
+
+    def __init__(self, tun: Tun) -> None:
+        self._tun = tun
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, 33, 1 << 26)  # SO_RCVBUFFORCE
+        self._socket.bind((p.API, 9000))
+        self._socket.setblocking(False)
+        self._frames = [p.udp(source, p.API, 1000, 9000, bytes(4)) for source in (p.GUEST, p.WEB)]
+        # Over IPv4 the checksum may be left out, so that only the number has to be written.
+        self._frames = [f[:26] + b"\0\0" + f[28:32] for f in self._frames]
+        self.sent_at: list[float] = []
+
+    def send_for(self, seconds: float) -> None:
+        began = time.monotonic()
+        while (now := time.monotonic()) - began < seconds:
+            due = int((now - began) * RATE)
+            # After a pause not all at once: a receive queue has an end.
+            for number in range(len(self.sent_at), min(due, len(self.sent_at) + 50)):
+                self.sent_at.append(time.monotonic())
+                head = self._frames[number % 2][:28]
+                self._tun.send(head + struct.pack("!I", number))
+
+    def arrived(self) -> set[int]:
+        found = set()
+        while True:
+            try:
+                found.add(struct.unpack("!I", self._socket.recv(64))[0])
+            except BlockingIOError:
+                return found
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def wire(l3: Datapath) -> Iterator[Wire]:
+    with fresh_network_namespace():
+        sysctl("net.ipv6.conf.default.disable_ipv6", "1")
+        for which in ("all", "default"):
+            sysctl(f"net.ipv4.conf.{which}.rp_filter", "0")
+        device = Tun(TUN, f"{p.API}/24")
+        l3.set_authz_mode(AuthzMode.ENFORCE)
+        configure(l3, NO_GUEST)
+        l3.attach(TUN)
+        wire = Wire(device)
+        yield wire
+        l3.detach()
+        wire.close()
+        device.close()
+    for name in ("zt_flows", "zt_stats"):
+        l3._maps[name].delete(l3._maps[name].items())
+
+
+def configure(datapath: Datapath, config: object) -> None:
+    state = desired_state(config)  # type: ignore[arg-type]
+    for phase in (datapath.remove_identities, datapath.apply_policy, datapath.put_identities):
+        phase(state)
+
+
+def under_traffic(wire: Wire, change: object, pause_s: float) -> list[tuple[float, float, bool]]:
+    """CHANGE(flag) again and again while packets come; (began, ended, flag) of each."""
+    changes: list[tuple[float, float, bool]] = []
+    stop = threading.Event()
+
+    def flip() -> None:
+        flag = False
+        while not stop.wait(pause_s):
+            flag = not flag
+            began = time.monotonic()
+            change(flag)  # type: ignore[operator]
+            changes.append((began, time.monotonic(), flag))
+
+    flipper = threading.Thread(target=flip)
+    flipper.start()
+    wire.send_for(SECONDS)
+    stop.set()
+    flipper.join()
+    return changes
+
+
+def check(
+    wire: Wire, l3: Datapath, changes: list[tuple[float, float, bool]], reasons: set[Verdict]
+) -> None:
+    """Every packet of `web` arrived, and of `guest` exactly those that the state of the moment lets
+    through; each packet is counted once, as one of REASONS or as let through."""
+    arrived, sent = wire.arrived(), len(wire.sent_at)
+    assert sent > RATE * SECONDS / 4, "this machine is too busy to send"
+    assert {n for n in range(1, sent, 2)} <= arrived, "an allowed packet was lost"
+    moments = [(0.0, 0.0, False), *changes, (float("inf"), float("inf"), False)]
+    assert len(changes) >= 20
+    sure = 0
+    for (_, ended, passes), (next_began, _, _) in pairwise(moments):
+        for number in range(0, sent, 2):
+            if ended + EFFECT_S < wire.sent_at[number] < next_began - 0.001:
+                assert (number in arrived) == passes, (wire.sent_at[number] - ended, passes)
+                sure += 1
+    assert sure > sent / 8
+    counted = {(c.tag, c.verdict): c.packets for c in l3.counters() if c.hook is Hook.INGRESS}
+    assert sum(counted.values()) == sent
+    drops = {verdict for _, verdict in counted if verdict.is_drop}
+    assert drops == reasons
+    lost = sum(n for (_, verdict), n in counted.items() if verdict.is_drop)
+    assert sent - len(arrived) == lost == counted[TAGS["guest"], Verdict.NO_RULE]
+
+
+def test_a_flip_of_the_mode_takes_effect_at_once_and_nothing_else_happens_to_a_packet(
+    l3: Datapath, wire: Wire
+) -> None:
+    modes = (AuthzMode.ENFORCE, AuthzMode.OBSERVE)
+    changes = under_traffic(wire, lambda observe: l3.set_authz_mode(modes[observe]), 0.04)
+    check(wire, l3, changes, {Verdict.NO_RULE})
+
+
+def test_a_policy_that_comes_and_goes_takes_effect_at_once(l3: Datapath, wire: Wire) -> None:
+    configs = (NO_GUEST, GUEST_TOO)
+    changes = under_traffic(wire, lambda allow: configure(l3, configs[allow]), 0.04)
+    check(wire, l3, changes, {Verdict.NO_RULE})
+
+
+def test_switching_the_log_is_not_noticed_by_any_packet(l3: Datapath, wire: Wire) -> None:
+    changes = under_traffic(wire, lambda on: l3.set_logging(on, "packet"), 0.02)
+    l3.set_logging(False)
+    assert len(changes) >= 20
+    arrived, sent = wire.arrived(), len(wire.sent_at)
+    assert arrived == set(range(1, sent, 2))
+    assert l3.read_events(0)
