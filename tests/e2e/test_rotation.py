@@ -19,7 +19,9 @@ from agent.keys import NodeKey, load_or_make
 from agent.wireguard.backend import Endpoint
 from agent.wireguard.choose import open_backend
 from agent.wireguard.links import FWMARK, Links
+from tests.e2e.nodes import BIN, cable, namespaces
 from tests.e2e.plans import gateway, mesh
+from tests.e2e.test_agent_standalone import config, pair
 from tests.e2e.waiting import wait_until
 from tests.e2e.wireguards import spec
 from ztlab.client.node import NodeClient
@@ -294,3 +296,28 @@ def test_an_agent_killed_in_the_middle_ends_the_change_when_it_is_back(
     assert sorted(path.name for path in files(lab, "alice").glob("*.key")) == ["private.key"]
     assert lab.run("carol", ["true"]).returncode == 0
     wait_until(lambda: lab.admin().network().has_converged, 30)
+
+
+def test_with_a_preshared_key_it_is_refused_and_says_with_whom(lab: Lab) -> None:
+    bob = lab.admin().node("bob").public_key
+    secret = lab.run("alice", ["wg", "genpsk"], check=True).stdout
+    command = ["wg", "set", "wg0", "peer", bob, "preshared-key"]
+    lab.run("alice", [*command, "/dev/stdin"], input=secret, check=True)
+    done = rotate(lab, "alice")
+    assert done.returncode != 0 and "the tunnel with bob would not come back" in done.stderr
+    assert lab.admin().node("alice").rotation is None
+    lab.run("alice", [*command, "/dev/null"], check=True)
+    assert rotate(lab, "alice").returncode == 0
+
+
+def test_a_standalone_node_refuses_and_says_why(tmp_path: Path) -> None:
+    alice, bob = pair(tmp_path)
+    with namespaces(alice, bob):
+        cable(alice, bob)
+        alice.start_agent(config(alice, bob))
+        before = alice.status()["client_id"]
+        done = alice.run(str(BIN / "zt-agent"), "rotate-key")
+        assert done.returncode != 0
+        assert "standalone node has nobody who tells its peers" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert alice.status()["client_id"] == before

@@ -354,3 +354,41 @@ def test_what_wireguard_would_resolve_silently_is_refused(
 ) -> None:
     with pytest.raises(ZtError, match=complaint):
         reconcile.desired(config(*peers), endpoints={}, coordinator=frozenset(), own_key="own")
+
+
+def rotating(*keys: str, holder: str) -> Desired:
+    """One node with KEYS, of which HOLDER has its prefixes, beside another node."""
+    changing = (spec(key, *(PREFIXES[:2] if key == holder else ())) for key in keys)
+    nodes = {**dict.fromkeys(keys, "changing"), "other": "other"}
+    return replace(wanted(*changing, spec("other", PREFIXES[2])), nodes=nodes)
+
+
+def test_a_node_that_changed_its_key_is_never_without_its_prefixes() -> None:
+    host, stages = Host(), [("old",), ("old", "new"), ("new",)]
+    before = None
+    for keys in stages:
+        final = rotating(*keys, holder=keys[0])
+        for step in plan(final, host.observed(), before=before):
+            host.do(step, final)
+            if before is not None:
+                assert set(PREFIXES[:2]) <= host.live_prefixes(), step
+        assert not reconcile.astray(final, host.observed().wg)
+        before = final
+    assert host.stolen == ["old"]
+
+
+@pytest.mark.parametrize("why", ["another node", "nothing known", "not all of them"])
+def test_prefixes_go_straight_from_key_to_key_of_one_node_only(why: str) -> None:
+    host = Host()
+    first = rotating("old", "new", holder="old")
+    run(host, first, None)
+    final = rotating("new", holder="new")
+    before: Desired | None = first
+    if why == "another node":
+        final = replace(final, nodes={**final.nodes, "new": "somebody"})
+    elif why == "nothing known":
+        before = None
+    else:
+        final = replace(final, peers={**final.peers, "new": spec("new", PREFIXES[0])})
+    run(host, final, before)
+    assert host.stolen == [] and not reconcile.astray(final, host.observed().wg)
