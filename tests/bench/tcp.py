@@ -76,7 +76,9 @@ def _tunnel(folder: Path) -> Iterator[tuple[Node, Node]]:
             node.wait_ready()
             wait_for(partial(has_shaken_hands, node), 10, "a handshake")
         server = subprocess.Popen(
-            bob.command("iperf3", "--server", "--port", str(_PORT)), stdout=subprocess.DEVNULL
+            bob.command("iperf3", "--server", "--port", str(_PORT)),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         with server:
             try:
@@ -88,8 +90,7 @@ def _tunnel(folder: Path) -> Iterator[tuple[Node, Node]]:
 
 @contextmanager
 def _working(alice: Node, bob: Node) -> Iterator[None]:
-    for node in (alice, bob):
-        wait_for(partial(_is_at_work, node), 30, "programs and belt are there")
+    _repaired(alice, bob)
     before = _passed(bob)
     yield
     assert _passed(bob) > before, "the programs saw nothing of it"
@@ -97,6 +98,7 @@ def _working(alice: Node, bob: Node) -> Iterator[None]:
 
 @contextmanager
 def _bare(alice: Node, bob: Node) -> Iterator[None]:
+    _repaired(alice, bob)
     with ExitStack() as stack:
         for node in (alice, bob):
             stack.enter_context(node.agent_held())
@@ -105,6 +107,12 @@ def _bare(alice: Node, bob: Node) -> Iterator[None]:
         yield
         for node in (alice, bob):
             assert "clsact" not in node.output("tc", "qdisc", "show", "dev", "wg0")
+
+
+def _repaired(*nodes: Node) -> None:
+    """Wait until the agents have put everything back."""
+    for node in nodes:
+        wait_for(partial(_is_at_work, node), 30, "programs and belt are there")
 
 
 def _is_at_work(node: Node) -> bool:
