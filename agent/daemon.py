@@ -218,6 +218,10 @@ class Agent:
         self.feed = DatapathFeed(self.datapath, self.names)
         log_settings = self.settings.log
         session = self.session if log_settings.push else None
+        last = self.datapath.replaced_log
+        if last is not None:
+            self._ledger.begin(account=last.account, consumed=last.consumed)
+            self._ledger.update(lambda: (last.emitted + last.ring_full, last.ring_full))
         self._ledger.begin(
             account=self.datapath.log_account, consumed=self.datapath.consumed_events
         )

@@ -13,19 +13,19 @@ import ctypes
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent import abi, state
-from agent.abi import ConfigWord, PolicyFlag
+from agent.abi import ConfigWord, LogCounter, PolicyFlag
 from agent.datapath import attach, sources
 from agent.datapath.hits import HitCounters
 from agent.datapath.libbpf import possible_cpus
 from agent.datapath.loaded import Loaded, Wanted
 from agent.datapath.loader import load
-from agent.datapath.maps import BpfMap, SharedWords
+from agent.datapath.maps import BpfMap, SharedWords, map_id
 from agent.datapath.pins import PinnedSet, Pins, Statement, namespace_cookie
-from agent.datapath.rings import is_ring
+from agent.datapath.rings import EventRings, is_ring
 from ztlab.errors import ZtError
 
 log = logging.getLogger(__name__)
@@ -175,6 +175,40 @@ def catch_up(before: PinnedSet, maps: Mapping[str, BpfMap]) -> dict[str, dict[st
         words = BpfMap.open("zt_log", before.maps["zt_log"], per_cpu=True).words()
         counted["zt_log"] = {"": words}
     return counted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastLog:
+    """How the log counters of maps ended whose programs are replaced.
+
+    account   the kernel's number for them
+    emitted   put into the rings
+    consumed  taken out of them, by any agent; the rest is lost with the rings
+    """
+
+    account: int
+    emitted: int
+    ring_full: int
+    consumed: int
+
+
+def last_log(before: PinnedSet) -> LastLog | None:
+    """Of the maps that were replaced; None where they count otherwise, or in other records."""
+    if before.schema != abi.SCHEMA or not {"zt_log", abi.RINGS} <= before.maps.keys():
+        return None
+    words = BpfMap.open("zt_log", before.maps["zt_log"], per_cpu=True).words()
+    sizes = {n: BpfMap.open(n, fd).max_entries for n, fd in before.maps.items() if is_ring(n)}
+    rings = EventRings(before.maps, sizes)
+    try:
+        consumed = rings.consumed
+    finally:
+        rings.close()
+    return LastLog(
+        account=map_id(before.maps["zt_log"]),
+        emitted=words[LogCounter.EMITTED],
+        ring_full=words[LogCounter.RING_FULL],
+        consumed=consumed,
+    )
 
 
 def _means_the_same(before: PinnedSet, name: str) -> bool:

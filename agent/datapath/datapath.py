@@ -20,7 +20,7 @@ from agent import abi
 from agent.abi import ConfigWord, IPNetwork, LogCounter, Logging, PolicyFlag, StatsKey
 from agent.datapath import adoption, encode
 from agent.datapath import attach as filters
-from agent.datapath.adoption import Inherited
+from agent.datapath.adoption import Inherited, LastLog
 from agent.datapath.events import DatapathEvent, Generations, boot_time_ns, decode
 from agent.datapath.generations import RuleBook
 from agent.datapath.hits import HitCounters, RuleHits
@@ -99,6 +99,7 @@ class Datapath:
         self._generations = RuleBook(run_dir / "rules" if run_dir else None)
         self._inherited = Inherited(run_dir / "inherited.json" if run_dir else None)
         self._undecodable = 0
+        self._replaced_log: LastLog | None = None
         if loaded.origin == "fresh":
             self._generations.clear()
             self._inherited.clear()
@@ -181,6 +182,7 @@ class Datapath:
             if self._loaded.origin == "carried":
                 _wait_for_programs()
                 self._inherited.add(adoption.catch_up(self._before, self._maps))
+                self._replaced_log = adoption.last_log(self._before)
             self._before.close()
             self._before = None
         if self._pins is not None:
@@ -408,6 +410,11 @@ class Datapath:
     def log_account(self) -> int:
         """What the kernel's log counters are of: another number, and they began at zero."""
         return map_id(self._loaded.maps["zt_log"])
+
+    @property
+    def replaced_log(self) -> LastLog | None:
+        """How the log counters ended that these replaced; None: they replaced none."""
+        return self._replaced_log
 
     @property
     def undecodable_events(self) -> int:

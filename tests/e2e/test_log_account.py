@@ -77,5 +77,24 @@ def test_every_packet_is_accounted_for_across_a_kill_and_what_came_meanwhile_is_
     assert now["delivered"] >= before["delivered"] + 600
 
 
+def test_no_event_is_forgotten_where_a_successor_makes_maps_of_its_own(
+    logging_nodes: tuple[Node, Node],
+) -> None:
+    alice, bob = logging_nodes
+    pings(alice, 20)
+    before = settled(bob)
+    bob.stop_agent(signal.SIGKILL)
+    pings(alice, 50)  # into rings that nobody will read
+    bob.settings["datapath"] = {"loader": "bcc"}
+    bob.start_agent(config(bob, alice))
+    assert bob.status()["loader"] == "bcc"
+    pings(alice, 20)
+
+    now = settled(bob)
+    assert now["emitted"] == packets(bob) >= before["emitted"] + 140
+    assert now["emitted"] == sum(now[term] for term in TERMS)
+    assert now["agent_died"] >= 100 and now["delivered"] >= before["delivered"] + 40
+
+
 def subprocess_of(command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
