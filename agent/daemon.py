@@ -2,7 +2,8 @@
 
 main       signals; starts and stops everything else
 load       compiles and loads the programs, while the interface is made and the node enrols
-watch      repairs what somebody removed (1 s), makes late peers anew (0.1 s while any is)
+watch      repairs what somebody removed, when the kernel tells of it (else within 10 s); reads
+           peers and maps back (30 s); makes late peers anew (0.1 s while any is)
 names      looks up again what did not resolve (30 s); apart, since a resolver may be slow
 session    talks to the coordinator and applies what it sends
 flowlog    reads the ring;  logpush  pushes batches
@@ -42,6 +43,7 @@ from agent.session import Session
 from agent.settings import LocalSwitches, Settings
 from agent.status import in_one_line, status
 from agent.sync import Synchronizer
+from agent.watch import HostWatch
 from ztlab.errors import HostUnfit, ZtError
 from ztlab.model import codec
 from ztlab.model.config import NodeConfig, Revision
@@ -51,6 +53,8 @@ from ztlab.notify import Notifier
 log = logging.getLogger(__name__)
 
 WATCH_S = 1.0
+LOOK_S = 10.0  # between looks at the host that nothing called for
+DRIFT_S = 30.0  # between readings of all peers and maps
 HANDSHAKE_S = 0.1
 RESOLVE_S = 30.0
 
@@ -111,9 +115,10 @@ class Agent:
         self._apply_lock, self._switch_lock = threading.Lock(), threading.Lock()
         self._live, self._stopping = threading.Event(), threading.Event()
         self._look_now = threading.Event()
+        self._host = HostWatch(settings.wireguard.interface)
         self._shall_reload = False
         self._watch = threading.Thread(target=self._watch_over, name="watch", daemon=True)
-        self._undo: list[Callable[[], object]] = [self._ledger.close]
+        self._undo: list[Callable[[], object]] = [self._ledger.close, self._host.close]
         self.session = self._session() if standalone_path is None else None
         self.rotation = self._rotation(self.session) if self.session else None
 
@@ -270,7 +275,7 @@ class Agent:
         self._undo.insert(1, lambda: self.sync.close(remove=remove))
         stays = self._live.is_set() and not remove
         self._stopping.set()
-        self._look_now.set()
+        self._host.wake()
         while self._undo:
             try:
                 self._undo.pop()()
@@ -280,9 +285,10 @@ class Agent:
             log.info("stopped; what is in force stays in force (`zt-agent remove` takes it back)")
 
     def reload_soon(self) -> None:
-        """Have the watch read the preshared keys again, within a second. Safe in a signal handler,
-        which must not take a lock that the thread it interrupts may hold."""
+        """Have the watch read the preshared keys again. Safe in a signal handler, which must not
+        take a lock that the thread it interrupts may hold."""
         self._shall_reload = True
+        self._host.wake()
 
     def _reload(self) -> None:
         self._shall_reload = False
@@ -293,17 +299,22 @@ class Agent:
             log.error("the preshared keys stay as they were: %s", error)
 
     def _watch_over(self) -> None:
-        repair_at = 0.0
+        look_at, read_at = 0.0, time.monotonic() + DRIFT_S
         waits = True
         while not self._stopping.is_set():
-            self._look_now.wait(HANDSHAKE_S if waits else WATCH_S)
-            self._look_now.clear()
+            is_concerned = self._host.wait(HANDSHAKE_S if waits else WATCH_S)
             if self._shall_reload:
                 self._reload()
-            if time.monotonic() >= repair_at:
-                self._attempt(self.sync.repair)
-                repair_at = time.monotonic() + WATCH_S
-            waits = bool(self._attempt(self.sync.hasten_handshakes))
+            now = time.monotonic()
+            if is_concerned or now >= look_at:
+                is_whole = self._attempt(self.sync.repair)
+                look_at = now + (LOOK_S if is_whole else WATCH_S)
+            if now >= read_at:
+                self._attempt(self.sync.check_drift)
+                read_at = now + DRIFT_S
+            if waits or is_concerned or self._look_now.is_set():
+                self._look_now.clear()
+                waits = bool(self._attempt(self.sync.hasten_handshakes))
             self._notifier.alive()
             self._notifier.status(in_one_line(self))
 
@@ -363,6 +374,7 @@ class Agent:
             self.applies["applied"] += 1
             self.last_refusal = None
             self._look_now.set()
+            self._host.wake()
             log.info(
                 "revision %d of %s applied: %d peers",
                 wanted.revision.number,

@@ -105,6 +105,13 @@ def set_masquerade(interface: str, *, enabled: bool) -> None:
         raise ZtError(f"nft refused the masquerade table: {error.stderr.strip()}") from error
 
 
+def is_masquerading(interface: str) -> bool:
+    """Is the table of `set_masquerade` there?"""
+    command = ["nft", "list", "table", "inet", f"zt_nat_{interface}"]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=10)
+    return done.returncode == 0 and "masquerade" in done.stdout
+
+
 def check_marks(mark_mask: int, rules: Iterable[MarkRule]) -> None:
     """HostUnfit where packet marks are already used for something else."""
     if mark_mask & FWMARK_MASK:

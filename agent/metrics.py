@@ -16,10 +16,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from agent.applied import Applied
+from agent.health import Health
 from agent.ledger import LogCounts
 from agent.session import SessionStatus
 from agent.settings import Switches
-from agent.sync import Health
 from ztlab.errors import HostUnfit
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
@@ -193,6 +193,10 @@ def _state(now: Snapshot) -> Iterator[Metric]:
     yield _labelled("zt_datapath_attached", "1: the program is in place.", "hook", attached)
     yield _gauge("zt_belt_installed", "1: unjudged packets are dropped.", now.health.belt_installed)
     yield _gauge("zt_identity_drift", "Violations; must be 0.", now.health.drift)
+    text = "Entries of the policy in force that the maps have otherwise; must be 0."
+    yield _gauge("zt_policy_drift", text, now.health.policy_drift)
+    repairs = {(what,): float(count) for what, count in now.health.repairs.items()}
+    yield _counter("zt_repairs", "What somebody took away and was put back.", ("what",), repairs)
     yield _gauge("zt_flows", "Entries in the flow table.", now.flows)
     info = GaugeMetricFamily(
         "zt_agent_info", "What runs here.", labels=("version", "wireguard", "loader")

@@ -11,7 +11,7 @@ them out beside the tunnel.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from types import MappingProxyType
 
@@ -171,6 +171,16 @@ def desired(
         outside=frozenset(map(str, coordinator)) if diverts else None,
         nodes={peer.public_key: peer.node_id for peer in config.peers},
     )
+
+
+def as_told(wanted: Desired, told: Mapping[str, str]) -> Desired:
+    """WANTED with the endpoints that a predecessor set, by public key: what is the same may have
+    moved since, what is not shall be set."""
+    peers = {
+        key: replace(peer, endpoint=peer.endpoint if told.get(key) == str(peer.endpoint) else None)
+        for key, peer in wanted.peers.items()
+    }
+    return replace(wanted, peers=peers)
 
 
 def _route(prefix: str, underlay: frozenset[Address]) -> Route:

@@ -75,6 +75,7 @@ def take_back(
         ("the sysctls", host.Sysctls(run_path / "sysctls.json").restore),
         ("the pins", lambda: _unpin(interface, run_path, pins)),
         ("the rules' names", RuleBook(run_path / "rules").clear),
+        ("the endpoints", lambda: (run_path / "endpoints.json").unlink(missing_ok=True)),
         ("the inherited counts", Inherited(run_path / "inherited.json").clear),
     ]
     if backend is not None:

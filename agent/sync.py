@@ -10,10 +10,11 @@ import logging
 import random
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from agent import handshakes, host, reconcile, removal
+from agent import state as state_files
 from agent.datapath import belt
 from agent.datapath.compile import desired_state
 from agent.datapath.datapath import Datapath
@@ -22,10 +23,12 @@ from agent.datapath.marks import MarkLayout
 from agent.datapath.pins import Pins
 from agent.datapath.state import DatapathState
 from agent.drift import drift
+from agent.hands import Hands
 from agent.handshakes import Handshakes
+from agent.health import Health
 from agent.keys import NodeKey
 from agent.owner import Owner, owned
-from agent.reconcile import Desired, Observed, Step
+from agent.reconcile import Desired, Observed
 from agent.settings import Settings
 from agent.wireguard import preshared
 from agent.wireguard.backend import Address, Backend, Endpoint, PeerSpec, WgPeer, WgState
@@ -37,20 +40,6 @@ from ztlab.model.config import NodeConfig
 from ztlab.model.verdict import AuthzMode, Hook
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """What a look at the host said.
-
-    drift       violations of "the identity map refines AllowedIPs"; must be 0
-    belt_drops  packets that came out of the tunnel unjudged, since the belt was put on
-    """
-
-    attached: Mapping[Hook, bool]
-    belt_installed: bool
-    drift: int
-    belt_drops: int = 0
 
 
 class Synchronizer:
@@ -76,6 +65,7 @@ class Synchronizer:
         self._datapath: Datapath | None = None
         self._sysctls = host.Sysctls(settings.run_path / "sysctls.json")
         self._handshakes = Handshakes(random.random)
+        self._index: int | None = None  # another one: the interface was made anew by somebody
         self._config: NodeConfig | None = None
         self._applied: Desired | None = None
         self._compiled: DatapathState | None = None
@@ -105,6 +95,7 @@ class Synchronizer:
                 hint=f"set another [wireguard] interface, or `ip link delete {self._interface}`",
             )
         self._backend = backend
+        self._index = self._links.index(self._interface)
         self._configure()
         if found.public_key in also_ours - {self._key.public_key}:
             self._make_anew(handshakes.as_they_are(found.peers))
@@ -200,6 +191,9 @@ class Synchronizer:
             raise
         self._config, self._applied, self._compiled = config, wanted, state
         self._endpoints, self._outside = endpoints, outside
+        told = {key: str(peer.endpoint) for key, peer in wanted.peers.items() if peer.endpoint}
+        state_files.write_json(self._settings.run_path / "endpoints.json", told)
+        self._read_back()
         self._look()
 
     def compiled(self, config: NodeConfig) -> DatapathState:
@@ -208,40 +202,20 @@ class Synchronizer:
 
     def _carry_out(self, config: NodeConfig, wanted: Desired, state: DatapathState) -> None:
         self._prepare_host(config, wanted)
-        for step in reconcile.plan(wanted, self._observed(), before=self._applied):
+        before = self._applied
+        if self._config is None:  # the first: a predecessor's peers may roam as well as ours
+            told = state_files.read_json(self._settings.run_path / "endpoints.json")
+            before = reconcile.as_told(wanted, told if isinstance(told, dict) else {})
+        hands = Hands(self._interface, self._dp, self._wg, self._links)
+        for step in reconcile.plan(wanted, self._observed(), before=before):
             log.debug("%s", step)
-            self._do(step, state)
+            hands.do(step, state)
         astray = reconcile.astray(wanted, self._wg.state())
         if astray:
             raise ZtError(
                 f"{self._interface} does not have what it was told: {len(astray)} peers differ",
                 hint="does somebody else change it (wg, wg-quick)?",
             )
-
-    def _do(self, step: Step, state: DatapathState) -> None:
-        match step:
-            case reconcile.RemoveIdentities():
-                self._dp.remove_identities(state)
-            case reconcile.ApplyPolicy():
-                self._dp.apply_policy(state)
-            case reconcile.PutIdentities():
-                self._dp.put_identities(state)
-            case reconcile.RemovePeers(public_keys):
-                self._wg.remove_peers(public_keys)
-            case reconcile.NarrowPeer(public_key, prefixes):
-                self._wg.remove_prefixes(public_key, prefixes)
-            case reconcile.SetPeers(peers):
-                self._wg.set_peers(peers)
-            case reconcile.RemoveAddress(prefix):
-                self._links.remove_address(self._interface, prefix)
-            case reconcile.AddAddress(prefix):
-                self._links.add_address(self._interface, prefix)
-            case reconcile.SetOutside(addresses):
-                self._links.set_outside(self._interface, addresses)
-            case reconcile.AddRoute(route):
-                self._links.add_route(self._interface, route)
-            case reconcile.RemoveRoute(route):
-                self._links.remove_route(self._interface, route)
 
     def _go_back(self) -> None:
         """After a change that failed half-way: what was applied before, whole."""
@@ -344,37 +318,81 @@ class Synchronizer:
     # --- watching ---
 
     @owned
-    def repair(self) -> None:
-        """Put back what somebody removed; log what it was."""
+    def repair(self) -> bool:
+        """Put back what somebody removed, and count it; ZtError where that does not succeed.
+
+        True where the agent still runs. Cheap: peers and maps are `check_drift`'s.
+        """
         if self._is_closed:
-            return
-        if self._is_rebuilding or not self._wg.is_alive():
+            return False
+        is_another = self._links.index(self._interface) != self._index
+        if self._is_rebuilding or is_another or not self._wg.is_alive():
             self._rebuild()
-            self._look()
-            return
-        before = self._look()
-        gone = [hook.word for hook, attached in before.attached.items() if not attached]
+            self._count_repair("interface")
+        gone = self._dp.repair()
         if gone:
-            log.warning("the programs were removed from %s: attached again", ", ".join(gone))
-            self._dp.repair()
-        slack = self._mode is AuthzMode.ENFORCE and not before.belt_installed
-        if slack:
+            words = ", ".join(hook.word for hook in gone)
+            log.warning("the programs were removed from %s: attached again", words)
+            self._count_repair("programs")
+        enforces = self._mode is AuthzMode.ENFORCE
+        if enforces and not belt.is_installed(self._interface, self._marks):
             log.warning("the belt was removed: installed again")
             belt.install(self._interface, self._marks)
-        is_down = self._config is not None and not self._links.is_up(self._interface)
-        if is_down and self._config is not None:
+            self._count_repair("belt")
+        if self._config is not None:
+            self._repair_rest(self._config)
+        self._look()
+        return True
+
+    def _repair_rest(self, config: NodeConfig) -> None:
+        if self._masquerades(config) and not host.is_masquerading(self._interface):
+            log.warning("the masquerade table was removed: installed again")
+            host.set_masquerade(self._interface, enabled=True)
+            self._count_repair("masquerading")
+        if not self._links.is_up(self._interface):
             log.warning("%s was taken down: up again", self._interface)
             self._bring_up()
-            self._apply(self._config, self._endpoints, self._outside)
-        if gone or slack:
-            self._look()
+            self._apply(config, self._endpoints, self._outside)
+            self._count_repair("link")
+
+    @owned
+    def check_drift(self) -> None:
+        """Read peers and maps back, and apply the configuration again where they are not as it
+        says; ZtError where they are not so even then."""
+        if self._config is None or self._is_closed or self._is_rebuilding:
+            return
+        found = self._read_back()
+        if not any(found):
+            return
+        log.warning("%d prefixes and %d policy entries were changed: put back", *found)
+        self._apply(self._config, self._endpoints, self._outside)
+        self._count_repair("drift")
+        if any(found := self._read_back()):
+            raise ZtError(f"{found[0]} prefixes and {found[1]} policy entries are still astray")
+
+    def _read_back(self) -> tuple[int, int]:
+        """(prefixes, policy entries) that peers and maps have otherwise than configured."""
+        if self._config is None or self._compiled is None:
+            return 0, 0
+        identities, policy = self._dp.drift(self._compiled)
+        found = self._dp.identities() if identities else self._compiled.identities
+        prefixes = drift(self._config, self._compiled, self._wg.state(), found)
+        self._health = replace(self._health, drift=prefixes, policy_drift=policy)
+        return prefixes, policy
+
+    def _count_repair(self, what: str) -> None:
+        repairs = {**self._health.repairs, what: self._health.repairs.get(what, 0) + 1}
+        self._health = replace(self._health, repairs=repairs)
 
     def _rebuild(self) -> None:
+        if self._wg.is_alive() and self._wg.state().public_key not in ("", self._key.public_key):
+            raise ZtError(f"{self._interface} was replaced by somebody else's, with another key")
         log.warning("%s is gone: made again", self._interface)
         self._is_rebuilding = True  # until all of it went well: half of it would never be finished
         self._applied = None
         self._wg.close()
         self._wg.open()
+        self._index = self._links.index(self._interface)
         self._configure()
         self._handshakes.forget()
         self._bring_up()
@@ -435,8 +453,10 @@ class Synchronizer:
 
     @property
     def health(self) -> Health:
-        """As of the last look: after each change, and every second."""
-        return self._health
+        """As of the last look, after each change of ours or of somebody else; the belt's count as
+        of now."""
+        drops = belt.dropped_packets(self._interface) if self._mode is AuthzMode.ENFORCE else 0
+        return replace(self._health, belt_drops=drops or 0)
 
     @owned
     def peers(self) -> Mapping[str, WgPeer]:
@@ -445,18 +465,14 @@ class Synchronizer:
             return self._wg.state().peers
         return {}
 
-    def _look(self) -> Health:
-        found = 0
-        if self._config is not None and self._compiled is not None:
-            found = drift(self._config, self._compiled, self._wg.state(), self._dp.identities())
+    def _look(self) -> None:
         belt_drops = belt.dropped_packets(self._interface)
-        self._health = Health(
+        self._health = replace(
+            self._health,
             attached=self._dp.is_attached(),
             belt_installed=belt_drops is not None,
-            drift=found,
             belt_drops=belt_drops or 0,
         )
-        return self._health
 
     def _observed(self) -> Observed:
         wg: WgState = self._wg.state()

@@ -299,6 +299,22 @@ class Datapath:
             self._raise_epoch()
         return changed
 
+    def drift(self, desired: DatapathState) -> tuple[int, int]:
+        """(identity prefixes, policy entries) that the maps have otherwise than DESIRED, which was
+        applied, says."""
+        prefixes = entries = 0
+        for name, wanted in zip(
+            ("zt_ids", "zt_nets"), encode.identity_entries(desired), strict=True
+        ):
+            prefixes += len(self._maps[name].items().items() ^ wanted.items())
+        slot = self._config[ConfigWord.POLICY] & PolicyFlag.SLOT
+        held = self._maps["zt_policy"].items(), self._maps["zt_pairs"].items()
+        for there, wanted in zip(
+            encode.in_slot(*held, slot), encode.policy_entries(desired, slot), strict=True
+        ):
+            entries += len(there.items() ^ wanted.items())
+        return prefixes, entries
+
     def identities(self) -> dict[IPNetwork, IdentityEntry]:
         """What the identity maps hold now."""
         return encode.read_identities(self._maps["zt_ids"].items(), self._maps["zt_nets"].items())

@@ -12,11 +12,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.applied import Applied
+from agent.health import Health
 from agent.ledger import LogCounts
 from agent.metrics import MetricsServer, RuleTraffic, Snapshot, Traffic
 from agent.session import SessionStatus
 from agent.settings import Switches
-from agent.sync import Health
 from ztlab.errors import HostUnfit
 from ztlab.model.config import NodeConfig, Revision, Self
 from ztlab.model.verdict import AuthzMode, Hook, Verdict

@@ -237,6 +237,29 @@ def test_a_peer_that_roams_is_left_where_it_is() -> None:
     assert host.peers["key-0"].endpoint == endpoint(2)
 
 
+def test_a_successor_leaves_a_peer_where_it_roamed_to_unless_it_is_told_another_endpoint() -> None:
+    elsewhere = endpoint(99)
+    there = WgPeer(
+        endpoint=elsewhere,
+        allowed_ips=frozenset(PREFIXES[:1]),
+        keepalive_s=0,
+        last_handshake_at=1.0,
+        rx_bytes=0,
+        tx_bytes=0,
+    )
+    now = Observed(
+        wg=WgState(public_key="", listen_port=0, peers={KEYS[0]: there}),
+        addresses=frozenset(),
+        routes=frozenset({Route(prefix=PREFIXES[0])}),
+        outside=None,
+    )
+    told = {KEYS[0]: str(endpoint(1))}
+    for asked, is_set in ((endpoint(1), False), (endpoint(2), True)):
+        shall = wanted(spec(KEYS[0], PREFIXES[0], at=asked))
+        steps = plan(shall, now, before=reconcile.as_told(shall, told))
+        assert any(isinstance(step, reconcile.SetPeers) for step in steps) == is_set
+
+
 @pytest.mark.parametrize(
     "other",
     [
