@@ -2,7 +2,7 @@
 # A script that finds the machine unfit ends with code 3; make itself prints it and ends with 2.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint unit e2e test-kernel test-install bench-datapath dist test-vagrant lock clean
+.PHONY: help demo test setup lint unit e2e proof test-kernel test-install bench-datapath dist test-vagrant lock clean
 
 # What this machine must have; a test skipped for want of it fails. Example:
 #   make test ZT_REQUIRE=root,bpf,wireguard,lab
@@ -38,6 +38,10 @@ e2e: ## kernel and end-to-end tests, and the scenarios
 	@tools/setup.sh
 	-@tools/prometheus.sh
 	@tools/test.sh system
+
+proof: ## the TC programs against the model of them, a million packets (ZT_PROOF_PACKETS)
+	@tools/setup.sh
+	@ZT_PROOF_PACKETS=$${ZT_PROOF_PACKETS:-1000000} tools/test.sh proof
 
 test-kernel: ## scenarios, end-to-end and kernel tests on the kernel's own WireGuard, in guests
 	@tools/setup.sh zstd

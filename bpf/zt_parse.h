@@ -159,7 +159,11 @@ static __always_inline int zt_walk_extensions(struct __sk_buff *skb, struct zt_p
 		case ZT_PROTO_HOPOPTS:
 		case ZT_PROTO_ROUTING:
 		case ZT_PROTO_DSTOPTS:
-			if (bpf_skb_load_bytes(skb, transport->start, &extension,
+			if (i == ZT_MAX_EXTENSIONS)
+				return ZT_UNSUPPORTED_PROTOCOL;
+			/* Its length counts from 8: what is behind the packet is no part of it. */
+			if (transport->length < 8 ||
+			    bpf_skb_load_bytes(skb, transport->start, &extension,
 					       sizeof(extension)))
 				return ZT_MALFORMED;
 			/* The address policy sees must be where the packet ends. */
@@ -169,6 +173,8 @@ static __always_inline int zt_walk_extensions(struct __sk_buff *skb, struct zt_p
 			packet->protocol = extension.next;
 			break;
 		case ZT_PROTO_FRAGMENT:
+			if (i == ZT_MAX_EXTENSIONS)
+				return ZT_UNSUPPORTED_PROTOCOL;
 			/* RFC 8200, 4.1: at most once. */
 			if (packet->is_fragment || transport->length < sizeof(fragment) ||
 			    bpf_skb_load_bytes(skb, transport->start, &fragment, sizeof(fragment)))

@@ -2,10 +2,11 @@
 # Run the stages of `make test` named on the command line, one after the other, and print what each
 # took. All of them run, whatever an earlier one said; exit code 1 if one of them failed.
 #
-#   tools/test.sh [format] [lint] [types] [unit] [system]        default: all
+#   tools/test.sh [format] [lint] [types] [unit] [proof] [system]        default: all
 #
 #   ZT_REQUIRE   what this machine must have (root,bpf,wireguard,lab): a test that is skipped for
 #                want of it fails
+#   ZT_PROOF_PACKETS  how many packets the stage `proof` plays; 100000 unless given
 #   PYTEST_ARGS  more arguments for pytest, for example "-k policy"
 
 set -euo pipefail
@@ -26,6 +27,13 @@ stage_types() { "$bin/mypy" --no-error-summary; }
 # No root, no kernel: as many workers as there are cores.
 stage_unit() { pytest_into unit -n auto --dist worksteal tests/unit tests/contract; }
 
+# The shipped programs against the model of them. The system stage plays some under both loaders.
+stage_proof() {
+    local proof=test_the_programs_do_with_every_packet_what_policy_and_truth_table_say
+    ZT_PROOF_PACKETS=${ZT_PROOF_PACKETS:-100000} \
+        pytest_into proof "tests/kernel/test_agreement.py::$proof[libbpf]"
+}
+
 # The real kernel. A file stays with one worker, since its tests share one lab.
 stage_system() { pytest_into system -n 2 --dist loadfile tests/kernel tests/e2e scenarios; }
 
@@ -37,7 +45,7 @@ pytest_into() {
 
 trap 'exit 130' INT # pytest ends by itself on Ctrl-C; the next stage must not begin
 mkdir -p build
-[ $# -gt 0 ] || set -- format lint types unit system
+[ $# -gt 0 ] || set -- format lint types unit proof system
 begin=$(now_ms)
 failed=()
 summary=()
