@@ -171,19 +171,33 @@ def office(lab_name: str) -> Iterator[Lab]:
     yield build.up(gateway(lab_name))
 
 
-def denials(lab: Lab, node: str) -> float:
-    return metrics.total(lab.metrics(node), "zt_drops") or 0.0
+def judged(lab: Lab, node: str) -> tuple[float, float, float]:
+    """Packets that NODE dropped, allowed as a flow's first, let through as established."""
+    text = lab.metrics(node)
+
+    def total(name: str, **labels: str) -> float:
+        return metrics.total(text, name, labels) or 0.0
+
+    allowed, established = (
+        total("zt_packets_total", direction="in", verdict=verdict)
+        for verdict in ("allowed", "established")
+    )
+    return total("zt_drops_total"), allowed, established
 
 
 def check_rotation(lab: Lab, node: str, source: str, target: str, judge: str) -> float:
     """Rotate NODE's key under a connection; the longest silence in seconds."""
     before, me = lab.admin().node(node), status(lab, node)
-    drops = denials(lab, judge)
     with closing(Stream(lab, source, target)) as stream:
+        drops, allowed, established = judged(lab, judge)
+        assert allowed > 0  # the connection's own first packet
         done = rotate(lab, node)
         assert done.returncode == 0, done.stdout + done.stderr
         stream.goes_on()
         longest = stream.longest_s
+        # Nothing of the connection was judged as new: it is established, before and after.
+        dropped, new, went_on = judged(lab, judge)
+        assert (dropped, new) == (drops, allowed) and went_on > established + 10
     after = lab.admin().node(node)
     assert f"client ID {after.client_id}" in done.stdout
     assert after.public_key != before.public_key
@@ -197,7 +211,6 @@ def check_rotation(lab: Lab, node: str, source: str, target: str, judge: str) ->
     assert (found["node_id"], found["identity"]) == (me["node_id"], me["identity"])
     assert found["client_id"] == after.client_id and found["identity_drift"] == 0
     assert metrics.total(lab.metrics(node), "zt_key_rotations_total", {"result": "done"}) == 1
-    assert denials(lab, judge) == drops  # nothing of the connection was judged anew and denied
     assert sorted(path.name for path in files(lab, node).glob("*.key")) == ["private.key"]
     return longest
 
