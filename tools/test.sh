@@ -31,7 +31,7 @@ stage_unit() { pytest_into unit -n auto --dist worksteal tests/unit tests/contra
 stage_proof() {
     local proof=test_the_programs_do_with_every_packet_what_policy_and_truth_table_say
     ZT_PROOF_PACKETS=${ZT_PROOF_PACKETS:-100000} \
-        pytest_into proof "tests/kernel/test_agreement.py::$proof[libbpf]"
+        pytest_into proof "tests/kernel/test_agreement.py::${proof}[libbpf]"
 }
 
 # The real kernel. A file stays with one worker, since its tests share one lab.
