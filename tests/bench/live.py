@@ -104,7 +104,7 @@ class _Traffic:
 
 
 def _passed() -> int:
-    listed = _run("nft", "list", "counter", "inet", "end", "passed")
+    listed = _run("nft", "--terse", "list", "counter", "inet", "end", "passed")
     return int(listed.partition("packets ")[2].split()[0])
 
 
