@@ -4,11 +4,13 @@
  * themselves is measured with a target that does nothing. */
 #include <linux/bpf.h>
 #include <linux/types.h>
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #define ETHERNET 14
 #define PASS (-1) /* TC_ACT_UNSPEC */
 #define MAX_FLOWS 16384
+#define PORTS_OF_LAP 16 /* that flows which differ in nothing else may have */
 
 enum mode {
 	IN_ORDER = 0, /* each flow once, then again */
@@ -76,7 +78,8 @@ static __always_inline struct state *next_tuple(struct tuple *tuple)
 		return 0;
 	*tuple = *found;
 	if (now->mode == FRESH)
-		tuple->source_port = now->lap;
+		tuple->source_port =
+			bpf_htons(bpf_ntohs(found->source_port) + now->lap * PORTS_OF_LAP);
 	return now;
 }
 

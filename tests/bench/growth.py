@@ -15,7 +15,7 @@ from tests.bench.generator import Mode, generator
 from tests.bench.workload import workload
 
 FEW, MANY = 1_000, 500_000
-ROUNDS = 15
+ROUNDS = 10
 AT_MOST = 1.3
 
 
