@@ -37,6 +37,7 @@ def main() -> None:
             return verdict.established(gateways[rules], packets)
 
         def own(kind: str) -> float:
+            packets.use(loads[FEW].flows)
             mode = Mode.FRESH if kind == "first" else Mode.RANDOM
             return verdict.own_cost(packets, mode)
 
