@@ -196,7 +196,7 @@ def test_a_stream_through_a_rule_that_goes_stops_within_a_second_and_another_goe
 ) -> None:
     alice, bob = tunnel
     without = written(bob, alice, RULES[:1])
-    with iperf3(alice, bob, 5201, 30), iperf3(alice, bob, 5202, 30):
+    with iperf3(alice, bob, 5201, 300), iperf3(alice, bob, 5202, 300):
         for port in (5201, 5202):
             wait_for(partial(has_received, bob, port, 500_000), 10, "data flows")
         bob.zt("apply", without)
@@ -218,7 +218,7 @@ def test_a_stream_that_is_allowed_survives_every_flip_and_change_of_policy(
 ) -> None:
     alice, bob = tunnel
     files = [written(bob, alice, rules) for rules in (RULES, RULES[:1])]
-    with iperf3(alice, bob, 5201, 6) as sender:
+    with iperf3(alice, bob, 5201, 300) as sender:
         wait_for(partial(has_received, bob, 5201, 500_000), 10, "data flows")
         for i in range(6):
             for words in (
@@ -230,7 +230,6 @@ def test_a_stream_that_is_allowed_survives_every_flip_and_change_of_policy(
                 before = received(bob, 5201)
                 bob.zt(*words)
                 wait_for(partial(has_received, bob, 5201, before + 1), 2, "data goes on")
-        output, _ = sender.communicate(timeout=20)
-        assert sender.returncode == 0, output
+        assert sender.poll() is None, "the one connection it has was cut"
     dropped = [name for name, n in bob.metrics().items() if "zt_drops_total{" in name and n]
     assert not dropped
