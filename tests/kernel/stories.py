@@ -251,6 +251,27 @@ class _Writer:
         data = _DATA[: g[15] % 24]
         return packet.way, _mutated(g, packet, packet.written(data))
 
+    def hanging_up(self, g: bytes) -> Iterator[Step]:
+        """A TCP connection that one end or both finish, some time, and one packet more."""
+        syn = _fresh(g) if g[1] % 2 else self.sent[-1 - g[12] % len(self.sent)]
+        syn = replace(syn, protocol=TCP, flags=2)
+        answer = syn.reversed(g[14])
+        ends = [syn, replace(answer, flags=0x11), replace(syn, flags=0x11)]
+        for packet in ends[: 2 + g[13] % 2]:
+            yield Step(packet=(packet.way, packet.written(b"")))
+        yield Step(elapse=_ELAPSED[g[15] % 3])
+        last = replace((syn, answer)[g[11] % 2], flags=_FLAGS[g[8] % len(_FLAGS)])
+        yield Step(packet=(last.way, last.written(b"")))
+
+    def scattered(self, g: bytes) -> Iterator[Step]:
+        """Pieces of one packet in any order, with holes between them."""
+        packet = self.sent[-1 - g[12] % len(self.sent)]
+        first = bytes((0, 0, 0, 0, g[4], 1, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0))
+        yield Step(packet=self._piece(first, packet))
+        for place in g[5:12]:
+            later = bytes((0, 0, 0, 1, 0, 0, place, 1, 0, 0, 0, 0, 0, 3, place // 24, 0))
+            yield Step(packet=self._piece(later, packet))
+
     def _error(self, g: bytes, quoted: Sent) -> tuple[Way, bytes]:
         """An ICMP error about a packet, from its receiver, a router or somebody else."""
         quote = quoted.written(_DATA[:16])
@@ -307,6 +328,10 @@ def _steps(genes: list[bytes]) -> Iterator[Step]:
             yield Step(apply=current)
         elif what < 22:
             yield Step(elapse=_ELAPSED[g[1] % len(_ELAPSED)])
+        elif what < 25 and writer.sent:
+            yield from writer.hanging_up(g)
+        elif what < 28 and writer.sent:
+            yield from writer.scattered(g)
         else:
             yield Step(packet=writer.packet(g))
 
