@@ -13,6 +13,8 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from ztlab.errors import HostUnfit
+
 _ROUTE, _NETFILTER = 0, 12  # NETLINK_ROUTE, NETLINK_NETFILTER
 _LINK, _TC = 1 << 0, 1 << 3  # RTNLGRP_LINK, RTNLGRP_TC
 _NFTABLES = 1 << 6  # NFNLGRP_NFTABLES
@@ -85,7 +87,14 @@ class HostWatch:
 def _listening(protocol: int, groups: int) -> socket.socket:
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     result = socket.socket(socket.AF_NETLINK, kind, protocol)
-    result.bind((0, groups))
+    try:
+        result.bind((0, groups))
+    except OSError as error:
+        result.close()
+        raise HostUnfit(
+            f"cannot listen to what changes on this host: {error.strerror}",
+            hint="this needs CAP_NET_ADMIN",
+        ) from error
     return result
 
 

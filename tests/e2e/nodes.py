@@ -80,7 +80,11 @@ class Node:
 
     def run(self, *words: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*words), capture_output=True, text=True, timeout=timeout_s
+            self.command(*words),
+            capture_output=True,
+            text=True,
+            errors="replace",  # some of what is looked into for secrets is no text
+            timeout=timeout_s,
         )
 
     def output(self, *words: str) -> str:

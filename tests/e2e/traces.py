@@ -108,7 +108,7 @@ def _processes(traces: Traces) -> Iterator[str]:
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         found = processes.identify(int(entry))
-        if found is None or found.started_ticks > traces.noted_ticks:
+        if found is None or found.started_ticks > traces.noted_ticks or _is_sibling(int(entry)):
             continue
         for kind in ("net", "mnt", "pid"):
             if processes.namespace_inode(int(entry), kind) in traces.namespaces:
@@ -122,6 +122,18 @@ def _processes(traces: Traces) -> Iterator[str]:
                 continue
             if any(target.endswith(f":[{inode}]") for inode in traces.namespaces):
                 yield f"process {entry} holds {target}: {_command(entry)}"
+
+
+def _is_sibling(pid: int) -> bool:
+    """Another worker of this test run? It has namespaces of its own, and the kernel gives the
+    number of one that is gone to the next."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return False
+    try:
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return False
+    return parent == os.getppid()
 
 
 def _is_readable(entry: str) -> bool:
