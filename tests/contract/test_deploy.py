@@ -143,7 +143,8 @@ def test_the_agent_has_three_capabilities_and_writes_only_where_it_must() -> Non
     service = settings_of("zt-agent.service")
     assert service["CapabilityBoundingSet"] == ["CAP_NET_ADMIN CAP_BPF CAP_PERFMON"]
     assert service["ProtectSystem"] == ["strict"]
-    assert service["ReadWritePaths"] == ["-/run/wireguard", "-/sys/fs/bpf", "/proc/sys/net"]
+    assert service["ReadWritePaths"] == ["-/run/wireguard", "/proc/sys/net"]
+    assert service["BindPaths"] == ["-/sys/fs/bpf:/run/zt-agent/bpf"]
 
 
 @pytest.mark.parametrize("name", ["zt-coordinator.service", "zt-agent.service"])
