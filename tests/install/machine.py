@@ -295,7 +295,7 @@ def second_boot() -> None:
 def uninstall() -> None:
     command("systemctl", "disable", "--now", *(f"zt-{name}" for name in CLIENTS))
     for name in CLIENTS:
-        remove = (str(BIN / "zt-agent"), "remove", "--config", f"/etc/zt-{name}/agent.toml")
+        remove = (str(BIN / "zt-agent"), "remove", "--config", f"/etc/zt-agent/{name}.toml")
         command("nsenter", f"--net=/run/netns/{name}", *remove)
         unit = network.UNITS / f"zt-{name}.service"
         command("rm", "-r", str(unit), f"{unit}.d", f"/var/lib/zt-{name}")

@@ -101,6 +101,7 @@ def prepare_client(name: str) -> None:
     unit = (UNITS / "zt-agent.service").read_text()
     for key in ("RuntimeDirectory", "StateDirectory"):
         unit = unit.replace(f"{key}=zt-agent\n", f"{key}=zt-{name}\n")
+    unit = unit.replace("/run/zt-agent/bpf", f"/run/zt-{name}/bpf")
     unit = unit.replace("/etc/zt-agent/agent.toml", f"/etc/zt-agent/{name}.toml")
     (UNITS / f"zt-{name}.service").write_text(unit)
     folder = UNITS / f"zt-{name}.service.d"
