@@ -78,7 +78,15 @@ class Stream:
 
 
 def agent_pid(lab: Lab, node: str) -> int | None:
-    return next((p.pid for p in lab.processes(node) if "zt-agent" in " ".join(p.argv[:2])), None)
+    """The agent itself: `zt-agent rotate-key` is no agent, and may well have the lower number."""
+    return next(
+        (
+            p.pid
+            for p in lab.processes(node)
+            if "zt-agent" in " ".join(p.argv[:2]) and "run" in p.argv[:3]
+        ),
+        None,
+    )
 
 
 def start_agent(lab: Lab, node: str) -> None:
