@@ -158,10 +158,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         yield made
 
 
-@pytest.mark.parametrize(("title", "expr"), QUERIES, ids=[f"{t}: {e[:24]}" for t, e in QUERIES])
-def test_every_query_of_the_dashboard_returns_data(
-    prometheus: Prometheus, title: str, expr: str
-) -> None:
+@pytest.mark.parametrize(
+    "expr", [expr for _, expr in QUERIES], ids=[f"{title}: {expr[:24]}" for title, expr in QUERIES]
+)
+def test_every_query_of_the_dashboard_returns_data(prometheus: Prometheus, expr: str) -> None:
     for variable, value in VARIABLES.items():
         expr = expr.replace(variable, value)
     assert "$" not in expr
