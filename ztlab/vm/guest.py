@@ -56,6 +56,11 @@ class Outcome:
     total_s: float
     console: tuple[str, ...]
 
+    @property
+    def panicked_at_boot(self) -> bool:
+        """Whether the kernel panicked before the command began."""
+        return self.boot_s is None and any("Kernel panic" in line for line in self.console)
+
     def tail(self, lines: int) -> tuple[str, ...]:
         """The last LINES of the console; of a panic, the line that says why comes first."""
         panics = [i for i, line in enumerate(self.console) if "Kernel panic" in line]
