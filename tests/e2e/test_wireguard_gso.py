@@ -22,6 +22,7 @@ from tests.e2e.test_agent_standalone import BOB, config, pair
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
 MTU = 1420
+ATTEMPTS = 5
 RULES: list[dict[str, Any]] = [
     {"id": "tcp", "from": "alice", "to": "bob", "proto": "tcp", "ports": [8080], "action": "allow"},
     {"id": "udp", "from": "alice", "to": "bob", "proto": "udp", "ports": [8080], "action": "allow"},
@@ -41,7 +42,7 @@ with socket.create_server(("10.77.0.3", 8080)) as listener:
     connection.close()
 print(json.dumps({"received": count}), flush=True)
 """
-# struct tcp_info (linux/tcp.h): tcpi_segs_out at 136, tcpi_bytes_sent at 200.
+# struct tcp_info (linux/tcp.h): total_retrans at 100, segs_out at 136, bytes_sent at 200.
 TCP_SENDER = """
 import json, socket, struct
 with socket.create_connection(("10.77.0.3", 8080), 10) as s:
@@ -54,9 +55,11 @@ with socket.create_connection(("10.77.0.3", 8080), 10) as s:
     s.shutdown(socket.SHUT_WR)
     assert s.recv(1) == b""  # the other end has read all, and closed
     info = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+retransmitted, = struct.unpack_from("=I", info, 100)
 segments, = struct.unpack_from("=I", info, 136)
 payload, = struct.unpack_from("=Q", info, 200)
-print(json.dumps({"segments": segments, "payload": payload}), flush=True)
+found = {"retransmitted": retransmitted, "segments": segments, "payload": payload}
+print(json.dumps(found), flush=True)
 """
 UDP_RECEIVER = """
 import json, socket
@@ -231,16 +234,26 @@ class Passage:
                 assert max(lengths) <= MTU and len(lengths) == packets
 
 
-def test_a_bulk_transfer_counts_as_the_segments_that_tcp_sent(nodes: tuple[Node, Node]) -> None:
-    alice, bob = nodes
+def transfer(alice: Node, bob: Node, *, blocks: int) -> tuple[Passage, dict[str, int]]:
+    """BLOCKS of 64 KiB by TCP; what was counted meanwhile, and what the sender's TCP says."""
     receiver = Running(bob, TCP_RECEIVER).ready()
-    blocks = 256
     try:
         with Passage(alice, bob) as passage:
-            sent = Running(alice, TCP_SENDER, BLOCKS=blocks).result()
+            sent: dict[str, int] = Running(alice, TCP_SENDER, BLOCKS=blocks).result()
             assert receiver.result() == {"received": blocks << 16}
     finally:
         receiver.stop()
+    return passage, sent
+
+
+def test_a_bulk_transfer_counts_as_the_segments_that_tcp_sent(nodes: tuple[Node, Node]) -> None:
+    alice, bob = nodes
+    for _ in range(ATTEMPTS):
+        passage, sent = transfer(alice, bob, blocks=256)
+        if not sent["retransmitted"]:
+            break
+    # A busy wireguard-go's queues run over: then there is nothing that both ends count alike.
+    assert not sent["retransmitted"], f"{ATTEMPTS} times something was lost on the way"
     # IPv4 and TCP with timestamps: 52 bytes each, and 8 more of options in the SYN.
     total = sent["payload"] + 52 * sent["segments"] + 8
     assert passage.counted["alice out"] == (sent["segments"], total)
