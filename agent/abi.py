@@ -18,7 +18,7 @@ from ztlab.model.verdict import Hook
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
-SCHEMA = 2  # of all maps together: it names the folder that they are pinned in
+SCHEMA = 3  # of all maps together: it names the folder that they are pinned in
 PROGRAMS = {Hook.INGRESS: "zt_ingress", Hook.EGRESS: "zt_egress"}
 TAG_ANY = 0xFFFFFFFF  # `*` in a policy key
 EPOCH_SHIFT = 8
@@ -151,6 +151,8 @@ class Load(Record):
         ("mark_mask", ctypes.c_uint32),
         ("mark_judged", ctypes.c_uint32),
         ("mark_shift", ctypes.c_uint32),
+        ("rules", ctypes.c_uint32),
+        ("tags", ctypes.c_uint32),
         ("sources", ctypes.c_uint8 * 64),
     ]
 
@@ -176,6 +178,18 @@ class PairKey(Record):
         ("source", ctypes.c_uint32),
         ("destination", ctypes.c_uint32),
         ("slot", ctypes.c_uint32),
+    ]
+
+
+class Pair(Record):
+    _fields_ = [
+        ("shapes", ctypes.c_uint32),
+        ("rule", ctypes.c_uint32),
+        ("port", ctypes.c_uint16),
+        ("protocol", ctypes.c_uint8),
+        ("port_bits", ctypes.c_uint8),
+        ("action", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8 * 3),
     ]
 
 
@@ -210,17 +224,16 @@ class FlowKey(Record):
 class Flow(Record):
     _fields_ = [
         ("created_ns", ctypes.c_uint64),
-        ("last_ns", ctypes.c_uint64),
-        ("judged", ctypes.c_uint64),
-        ("packets", ctypes.c_uint64 * 2),
-        ("bytes", ctypes.c_uint64 * 2),
         ("source_tag", ctypes.c_uint32),
         ("destination_tag", ctypes.c_uint32),
         ("origin", ctypes.c_uint8),
         ("flags", ctypes.c_uint8),
-        ("pad", ctypes.c_uint8 * 6),
+        ("pad", ctypes.c_uint8 * 22),
+        ("last_ns", ctypes.c_uint64),
+        ("judged", ctypes.c_uint64),
+        ("packets", ctypes.c_uint64 * 2),
+        ("bytes", ctypes.c_uint64 * 2),
         ("vouched", ctypes.c_uint64 * 2),
-        ("reserved", ctypes.c_uint64 * 2),
     ]
 
 
@@ -326,6 +339,7 @@ STRUCTURES: dict[str, type[Record]] = {
     "zt_net_key": NetKey,
     "zt_identity": Identity,
     "zt_pair_key": PairKey,
+    "zt_pair": Pair,
     "zt_policy_key": PolicyKey,
     "zt_policy_value": PolicyValue,
     "zt_flow_key": FlowKey,
@@ -346,12 +360,13 @@ MAPS: dict[str, tuple[type[Any], type[Any]]] = {
     "zt_config": (ctypes.c_uint32, ctypes.c_uint64),
     "zt_ids": (IdKey, Identity),
     "zt_nets": (NetKey, Identity),
-    "zt_pairs": (PairKey, ctypes.c_uint32),
+    "zt_pairs": (PairKey, Pair),
     "zt_policy": (PolicyKey, PolicyValue),
     "zt_flows": (FlowKey, Flow),
     "zt_frags": (FragKey, Frag),
     "zt_quotas": (ctypes.c_uint32, Quota),
-    "zt_rules": (ctypes.c_uint32, Stats),
+    "zt_hits": (ctypes.c_uint32, Stats),
+    "zt_passed": (ctypes.c_uint32, Stats),
     "zt_names": (RuleKey, RuleName),
     "zt_totals": (RuleName, RuleTotal),
     "zt_stats": (StatsKey, Stats),

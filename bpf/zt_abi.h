@@ -11,7 +11,7 @@
 #include <linux/types.h>
 
 /* Rises with every change of a map's layout or meaning: it names the folder that maps are pinned in. */
-#define ZT_SCHEMA 2
+#define ZT_SCHEMA 3
 
 /* ztlab/model/verdict.py */
 enum zt_verdict {
@@ -49,12 +49,16 @@ enum zt_logging { ZT_LOG_OFF = 0, ZT_LOG_FLOW = 1, ZT_LOG_PACKET = 2 };
  *   mark_mask    the bits of skb->mark that are ours: the judged bit and the tag field
  *   mark_judged  the judged bit
  *   mark_shift   where the tag field begins
+ *   rules        numbers of rules that zt_hits has room for, 0 included
+ *   tags         tags that zt_passed has room for, 0 included
  *   sources      SHA-256 of the sources that the object was compiled from, in hexadecimal */
 struct zt_load {
 	__u32 l3_offset;
 	__u32 mark_mask;
 	__u32 mark_judged;
 	__u32 mark_shift;
+	__u32 rules;
+	__u32 tags;
 	char sources[64];
 };
 
@@ -100,12 +104,24 @@ struct zt_identity {
 	__u8 pad[3];
 };
 
-/* zt_pairs: which shapes of zt_policy keys exist for this pair of tags? Bits 0 to 16: an entry
- * with a port prefix of that length; bit 17: an entry for any protocol. */
+/* zt_pairs: what does zt_policy have for this pair of tags? */
 struct zt_pair_key {
 	__u32 source; /* a tag, or ZT_TAG_ANY */
 	__u32 destination;
 	__u32 slot;
+};
+/* Of most pairs policy says one thing: that stands here, as it would in zt_policy, where it then is not.
+ *   shapes  of which shapes there are keys in zt_policy; bits 0 to 16: with a port prefix of that
+ *           length; bit 17: for any protocol. 0: the one entry is here
+ *   rule, port, protocol, port_bits, action  the one entry, else 0 */
+struct zt_pair {
+	__u32 shapes;
+	__u32 rule;
+	__u16 port;
+	__u8 protocol;
+	__u8 port_bits;
+	__u8 action;
+	__u8 pad[3];
 };
 #define ZT_SHAPE_ANY_PROTOCOL 17
 
@@ -162,21 +178,22 @@ enum zt_flow_flag {
 #define ZT_VOUCHED_TAG_SHIFT 8
 struct zt_flow {
 	__u64 created_ns;
-	__u64 last_ns; /* of the last packet that went on */
-	__u64 judged;
-	__u64 packets[2]; /* [0] in the original direction, [1] the other way */
-	__u64 bytes[2];
 	__u32 source_tag; /* of the end that began it */
 	__u32 destination_tag;
 	__u8 origin;
 	__u8 flags;
-	__u8 pad[6];
+	__u8 pad[22];
+	/* What an established packet reads or changes, but for `flags`: the 64 bytes that begin a line
+	 * of the cache, an entry of the table being 48 bytes of the kernel's, the key, and this. */
+	__u64 last_ns; /* of the last packet that went on */
+	__u64 judged;
+	__u64 packets[2]; /* [0] in the original direction, [1] the other way */
+	__u64 bytes[2];
 	/* What was found of both ends, each in one word with the epoch (bits 32..63) it was found in:
 	 *   [0]  bits 8..31 tag of the end that began it; bits 0..7, by way and origin: packets of this
 	 *        way from there do not come from a stolen address
 	 *   [1]  bits 0..23 tag of the other end */
 	__u64 vouched[2];
-	__u64 reserved[2];
 };
 
 /* zt_frags: of which conversation is this later fragment? By all that a destination reassembles by,
@@ -219,10 +236,10 @@ struct zt_quota {
 };
 #define ZT_QUOTA_FRACTION 16
 
-/* zt_rules: what did this rule decide? An array per CPU, at rule << 1 | slot, the rule's number being
+/* zt_hits: what did this rule decide? At (CPU << 1 | slot) * rules + rule, the rule's number being
  * zt_policy's. What a policy that is gone counted is in zt_totals, by the rule's id; zt_names says which
- * id a number has, and at rule 0, in decimal, which generation the slot holds. Programs do not read these two: they live here because they must live as long as
- * the counters. */
+ * id a number has, and at rule 0, in decimal, which generation the slot holds. Programs do not read these
+ * two: they live here because they must live as long as the counters. */
 struct zt_rule_key {
 	__u32 slot;
 	__u32 rule; /* index + 1 in written order */
@@ -235,11 +252,12 @@ struct zt_rule_name {
 struct zt_rule_total {
 	__u64 packets;
 	__u64 bytes;
-	__u32 generation; /* of the last policy whose hits are in it; they may still be in zt_rules too */
+	__u32 generation; /* of the last policy whose hits are in it; they may still be in zt_hits too */
 	__u8 pad[4];
 };
 
-/* zt_stats: one pair of counters per identity, hook and verdict. */
+/* zt_stats: one pair of counters per identity, hook and verdict. Most packets go on, and for those
+ * of tags below `tags` there is zt_passed, at ((CPU << 1 | hook) * tags + tag) << 2 | verdict. */
 struct zt_stats_key {
 	__u32 tag;
 	__u8 hook;

@@ -14,15 +14,25 @@ static __always_inline void zt_log_count(int counter)
 		*value += 1;
 }
 
-static __always_inline void zt_count(__u32 tag, __u8 hook, __u8 verdict, __u32 packets, __u32 bytes)
+/* The counters at INDEX of the part that this CPU and HALF have in an array of twice ROOM for each; or none. */
+#define ZT_PART(half, room, index) ((bpf_get_smp_processor_id() << 1 | (half)) * (room) + (index))
+
+static __always_inline struct zt_stats *zt_counters_of(__u32 tag, __u8 hook, __u8 verdict)
 {
 	struct zt_stats_key key = { .tag = tag, .hook = hook, .verdict = verdict };
-	struct zt_stats zero = {}, *stats = zt_stats_lookup(&key);
+	struct zt_stats zero = {}, *stats;
 
-	if (!stats) {
-		zt_stats_insert(&key, &zero);
-		stats = zt_stats_lookup(&key);
-	}
+	if (verdict <= ZT_OBSERVED && tag < zt_room_tags)
+		return zt_passed_lookup(ZT_PART(hook, zt_room_tags, tag) << 2 | verdict);
+	stats = zt_stats_lookup(&key);
+	if (stats)
+		return stats;
+	zt_stats_insert(&key, &zero);
+	return zt_stats_lookup(&key);
+}
+
+static __always_inline void zt_add(struct zt_stats *stats, __u32 packets, __u32 bytes)
+{
 	if (!stats) {
 		zt_log_count(ZT_UNCOUNTED);
 		return;
@@ -31,22 +41,21 @@ static __always_inline void zt_count(__u32 tag, __u8 hook, __u8 verdict, __u32 p
 	stats->bytes += bytes;
 }
 
+static __always_inline void zt_count(__u32 tag, __u8 hook, __u8 verdict, __u32 packets, __u32 bytes)
+{
+	zt_add(zt_counters_of(tag, hook, verdict), packets, bytes);
+}
+
 /* What a rule decided. JUDGED under the policy of SLOT. */
 static __always_inline void zt_count_rule(__u64 judged, __u32 slot, __u32 packets, __u32 bytes)
 {
 	__u32 rule = judged >> ZT_JUDGED_RULE_SHIFT & 0xffffff;
 	__u8 verdict = judged;
-	struct zt_stats *hits;
 
 	if (!rule || (verdict != ZT_ALLOWED && verdict != ZT_ESTABLISHED && verdict != ZT_DENY_RULE))
 		return;
-	hits = zt_rules_lookup(rule << 1 | slot);
-	if (!hits) {
-		zt_log_count(ZT_UNCOUNTED);
-		return;
-	}
-	hits->packets += packets;
-	hits->bytes += bytes;
+	zt_add(rule < zt_room_rules ? zt_hits_lookup(ZT_PART(slot, zt_room_rules, rule)) : 0, packets,
+	       bytes);
 }
 
 #endif

@@ -80,7 +80,9 @@ static __always_inline void zt_flow_touch(struct zt_flow *flow, const struct zt_
 	bool is_forward = zt_flow_is_forward(flow, passage);
 	__u8 flags = 0;
 
-	flow->last_ns = passage->now;
+	/* The clock of established packets may lag behind that of the first. */
+	if ((__s64)(passage->now - flow->last_ns) > 0)
+		flow->last_ns = passage->now;
 	if (is_forward) {
 		__sync_fetch_and_add(&flow->packets[0], passage->packet.packets);
 		__sync_fetch_and_add(&flow->bytes[0], passage->packet.bytes);

@@ -13,6 +13,8 @@
 #define zt_mark_mask ZT_MARK_MASK
 #define zt_mark_judged ZT_MARK_JUDGED
 #define zt_mark_shift ZT_MARK_SHIFT
+#define zt_room_rules ZT_ROOM_RULES
+#define zt_room_tags ZT_ROOM_TAGS
 
 #else
 
@@ -30,6 +32,8 @@ const volatile struct zt_load zt_load SEC(".rodata.zt_load") = {
 	.mark_mask = 0xff002000,
 	.mark_judged = 0x2000,
 	.mark_shift = 24,
+	.rules = 65537,
+	.tags = 16384,
 	.sources = ZT_SOURCES,
 };
 
@@ -37,6 +41,8 @@ const volatile struct zt_load zt_load SEC(".rodata.zt_load") = {
 #define zt_mark_mask zt_load.mark_mask
 #define zt_mark_judged zt_load.mark_judged
 #define zt_mark_shift zt_load.mark_shift
+#define zt_room_rules zt_load.rules
+#define zt_room_tags zt_load.tags
 
 /* Sizes of the maps; the agent sets its own before it loads. */
 #define ZT_MAX_IDS 16384
@@ -47,7 +53,8 @@ const volatile struct zt_load zt_load SEC(".rodata.zt_load") = {
 #define ZT_MAX_STATS 16384
 #define ZT_MAX_FRAGS 4096
 #define ZT_MAX_QUOTAS 4096
-#define ZT_MAX_RULES 131074
+#define ZT_MAX_HITS 131074
+#define ZT_MAX_PASSED 131072
 #define ZT_MAX_NAMES 131074
 #define ZT_MAX_TOTALS 131072
 #define ZT_MAX_EVENTS 1

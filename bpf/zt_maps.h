@@ -36,12 +36,18 @@
  *   miss    as much as it likes
  *   full    the agent refuses the whole configuration
  *
- * zt_rules: packets and bytes per rule, per CPU.
+ * zt_hits: packets and bytes per rule. A plain array with a part for each CPU: what a per-CPU one costs
+ * besides, a second look into memory for each packet, is more than all the counting.
  *   writer  kernel; the agent zeroes what a policy counted that is no longer in force
  *   full    never: the agent refuses a policy of more rules
  *
- * zt_names, zt_totals: what the numbers in zt_rules are called, and what they were before.
+ * zt_names, zt_totals: what the numbers in zt_hits are called, and what they were before.
  *   writer  agent; the programs never look
+ *
+ * zt_passed: packets and bytes of what went on, per identity, hook and verdict; an array like
+ * zt_hits.
+ *   writer  kernel
+ *   full    tags beyond it are counted in zt_stats
  *
  * zt_stats: packets and bytes per identity, hook and verdict, per CPU.
  *   writer  kernel
@@ -61,13 +67,14 @@ BPF_F_TABLE("array", __u32, __u64, zt_config, ZT_CONFIG_WORDS, BPF_F_MMAPABLE);
 BPF_F_TABLE("hash", struct zt_id_key, struct zt_identity, zt_ids, ZT_MAX_IDS, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("lpm_trie", struct zt_net_key, struct zt_identity, zt_nets, ZT_MAX_NETS,
 	    BPF_F_NO_PREALLOC);
-BPF_F_TABLE("hash", struct zt_pair_key, __u32, zt_pairs, ZT_MAX_PAIRS, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct zt_pair_key, struct zt_pair, zt_pairs, ZT_MAX_PAIRS, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", struct zt_policy_key, struct zt_policy_value, zt_policy, ZT_MAX_POLICY,
 	    BPF_F_NO_PREALLOC);
 BPF_TABLE("lru_hash", struct zt_flow_key, struct zt_flow, zt_flows, ZT_MAX_FLOWS);
 BPF_TABLE("lru_hash", struct zt_frag_key, struct zt_frag, zt_frags, ZT_MAX_FRAGS);
 BPF_F_TABLE("hash", __u32, struct zt_quota, zt_quotas, ZT_MAX_QUOTAS, BPF_F_NO_PREALLOC);
-BPF_PERCPU_ARRAY(zt_rules, struct zt_stats, ZT_MAX_RULES);
+BPF_F_TABLE("array", __u32, struct zt_stats, zt_hits, ZT_MAX_HITS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", __u32, struct zt_stats, zt_passed, ZT_MAX_PASSED, BPF_F_MMAPABLE);
 BPF_F_TABLE("hash", struct zt_rule_key, struct zt_rule_name, zt_names, ZT_MAX_NAMES,
 	    BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", struct zt_rule_name, struct zt_rule_total, zt_totals, ZT_MAX_TOTALS,
@@ -93,7 +100,7 @@ static __always_inline struct zt_identity *zt_nets_lookup(struct zt_net_key *key
 	return zt_nets.lookup(key);
 }
 
-static __always_inline __u32 *zt_pairs_lookup(struct zt_pair_key *key)
+static __always_inline struct zt_pair *zt_pairs_lookup(struct zt_pair_key *key)
 {
 	return zt_pairs.lookup(key);
 }
@@ -128,9 +135,14 @@ static __always_inline struct zt_quota *zt_quotas_lookup(__u32 *tag)
 	return zt_quotas.lookup(tag);
 }
 
-static __always_inline struct zt_stats *zt_rules_lookup(int index)
+static __always_inline struct zt_stats *zt_hits_lookup(int index)
 {
-	return zt_rules.lookup(&index);
+	return zt_hits.lookup(&index);
+}
+
+static __always_inline struct zt_stats *zt_passed_lookup(int index)
+{
+	return zt_passed.lookup(&index);
 }
 
 static __always_inline struct zt_stats *zt_stats_lookup(struct zt_stats_key *key)
@@ -197,7 +209,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct zt_pair_key);
-	__type(value, __u32);
+	__type(value, struct zt_pair);
 	__uint(max_entries, ZT_MAX_PAIRS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } zt_pairs SEC(".maps");
@@ -233,11 +245,20 @@ struct {
 } zt_quotas SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
 	__type(value, struct zt_stats);
-	__uint(max_entries, ZT_MAX_RULES);
-} zt_rules SEC(".maps");
+	__uint(max_entries, ZT_MAX_HITS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} zt_hits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct zt_stats);
+	__uint(max_entries, ZT_MAX_PASSED);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} zt_passed SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -303,7 +324,7 @@ static __always_inline struct zt_identity *zt_nets_lookup(struct zt_net_key *key
 	return bpf_map_lookup_elem(&zt_nets, key);
 }
 
-static __always_inline __u32 *zt_pairs_lookup(struct zt_pair_key *key)
+static __always_inline struct zt_pair *zt_pairs_lookup(struct zt_pair_key *key)
 {
 	return bpf_map_lookup_elem(&zt_pairs, key);
 }
@@ -338,9 +359,14 @@ static __always_inline struct zt_quota *zt_quotas_lookup(__u32 *tag)
 	return bpf_map_lookup_elem(&zt_quotas, tag);
 }
 
-static __always_inline struct zt_stats *zt_rules_lookup(int index)
+static __always_inline struct zt_stats *zt_hits_lookup(int index)
 {
-	return bpf_map_lookup_elem(&zt_rules, &index);
+	return bpf_map_lookup_elem(&zt_hits, &index);
+}
+
+static __always_inline struct zt_stats *zt_passed_lookup(int index)
+{
+	return bpf_map_lookup_elem(&zt_passed, &index);
 }
 
 static __always_inline struct zt_stats *zt_stats_lookup(struct zt_stats_key *key)

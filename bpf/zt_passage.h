@@ -51,6 +51,8 @@ struct zt_packet {
 
 /* It lives in a per-CPU map, not on the stack: the stack is small, and the verifier, which knows
  * every value on the stack, would walk the whole verdict once for each kind of packet.
+ *   now        for a packet that its flow vouches for, the time of the last timer tick: reading the clock
+ *              is a sixth of what such a packet costs
  *   policy     zt_config's word; like the others it is read once, before any other map: what user
  *              space changes first (identities, policy) is never older than the epoch it announces
  *   judged     result: verdict, the rule that decided and its epoch, as in zt_flow

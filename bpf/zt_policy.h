@@ -29,6 +29,22 @@ static __always_inline __u64 zt_smaller(__u64 a, __u64 b)
 	return b + (difference & (difference >> 63));
 }
 
+static __always_inline __u64 zt_rank(__u32 rule, __u8 action)
+{
+	return rule | (__u64)(action & 1) << 31;
+}
+
+/* Has PAIR an entry of its own, and is that about this PROTOCOL and PORT? */
+static __always_inline bool zt_is_for(const struct zt_pair *pair, __u8 protocol, __u16 port)
+{
+	if (!pair->action)
+		return false;
+	if (pair->port_bits == ZT_ANY_PROTOCOL)
+		return true;
+	return pair->protocol == protocol &&
+	       (port & (0xffff0000u >> (pair->port_bits & 31)) & 0xffff) == pair->port;
+}
+
 static __always_inline __u64 zt_policy_decide(__u64 policy, __u32 source, __u32 destination,
 					      __u8 protocol, __u16 port)
 {
@@ -44,14 +60,17 @@ static __always_inline __u64 zt_policy_decide(__u64 policy, __u32 source, __u32 
 			.destination = pair & 2 ? ZT_TAG_ANY : destination,
 			.slot = slot,
 		};
-		__u32 *found, shapes;
+		struct zt_pair *found;
+		__u32 shapes;
 
 		if (pair && !(policy & ZT_POLICY_FROM_ANY << (pair - 1)))
 			continue;
 		found = zt_pairs_lookup(&ends);
 		if (!found)
 			continue;
-		shapes = *found;
+		if (zt_is_for(found, protocol, port))
+			best = zt_smaller(best, zt_rank(found->rule, found->action));
+		shapes = found->shapes;
 #pragma clang loop unroll(disable)
 		for (shape = 0; shape <= ZT_SHAPE_ANY_PROTOCOL; shape++) {
 			bool is_any = shape == ZT_SHAPE_ANY_PROTOCOL;
@@ -69,8 +88,7 @@ static __always_inline __u64 zt_policy_decide(__u64 policy, __u32 source, __u32 
 				continue;
 			entry = zt_policy_lookup(&key);
 			if (entry)
-				best = zt_smaller(best, entry->rule | (__u64)(entry->action & 1)
-									      << 31);
+				best = zt_smaller(best, zt_rank(entry->rule, entry->action));
 		}
 	}
 	if (best >= ZT_RANK_NONE)

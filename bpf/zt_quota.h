@@ -11,9 +11,9 @@
 /* Take the packet's bytes, as they are on the wire, out of its source's bucket; true where that is
  * empty. While there is anything in it a packet passes, and may leave a debt: one that was put
  * together from many segments can be larger than any bucket. Over time that is the rate, exactly. */
-static __always_inline bool zt_is_over_quota(const struct zt_passage *passage)
+static __always_inline bool zt_is_over_quota(struct zt_passage *passage)
 {
-	__u64 now = passage->now * ZT_QUOTA_FRACTION, cost, depth;
+	__u64 now, cost, depth;
 	__u32 tag = passage->source_tag;
 	struct zt_quota *quota;
 	int try;
@@ -23,6 +23,8 @@ static __always_inline bool zt_is_over_quota(const struct zt_passage *passage)
 	quota = zt_quotas_lookup(&tag);
 	if (!quota || !quota->rate)
 		return false;
+	passage->now = bpf_ktime_get_ns();
+	now = passage->now * ZT_QUOTA_FRACTION;
 	cost = passage->packet.bytes * ZT_QUOTA_SECOND / quota->rate;
 	depth = quota->burst * ZT_QUOTA_SECOND / quota->rate;
 #pragma clang loop unroll(disable)

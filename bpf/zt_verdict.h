@@ -298,6 +298,7 @@ static __always_inline void zt_decide_slowly(struct zt_passage *passage, struct 
 	const struct zt_packet *packet = &passage->packet;
 	bool is_midway, is_spoofed;
 
+	passage->now = bpf_ktime_get_ns();
 	zt_identify_ends(passage);
 	if (passage->origin == ZT_ORIGIN_TRANSIT)
 		return;

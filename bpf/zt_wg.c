@@ -52,7 +52,7 @@ static __always_inline int zt_pass_through(struct __sk_buff *skb, int hook)
 	logging = zt_config_word(ZT_CONFIG_LOGGING);
 	passage->policy = zt_config_word(ZT_CONFIG_POLICY);
 	passage->self_tag = zt_config_word(ZT_CONFIG_SELF);
-	passage->now = bpf_ktime_get_ns();
+	passage->now = bpf_ktime_get_coarse_ns();
 	passage->origin = zt_origin_of(skb, hook, passage->policy);
 
 	zt_parse(skb, &passage->packet);

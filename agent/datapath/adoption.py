@@ -24,6 +24,7 @@ from agent.datapath.libbpf import possible_cpus
 from agent.datapath.loaded import Loaded, Wanted
 from agent.datapath.loader import load
 from agent.datapath.maps import BpfMap, SharedWords, map_id
+from agent.datapath.parts import identity_counts
 from agent.datapath.pins import PinnedSet, Pins, Statement, namespace_cookie
 from agent.datapath.rings import EventRings, is_ring
 from ztlab.errors import ZtError
@@ -32,9 +33,9 @@ log = logging.getLogger(__name__)
 
 FLOWS = "zt_flows"
 # The kernel adds to these on each CPU: nobody else can without losing what it adds meanwhile.
-COUNTED = ("zt_stats",)
+COUNTED = frozenset({"zt_stats", "zt_passed"})
 _WORDS = "zt_config"
-_HITS = frozenset({"zt_rules", "zt_names", "zt_totals"})
+_HITS = frozenset({"zt_hits", "zt_names", "zt_totals"})
 _POLICY = frozenset({"zt_ids", "zt_nets", "zt_pairs", "zt_policy"})
 _CARRIED_WHOLE = frozenset({*_POLICY, FLOWS, "zt_frags", "zt_quotas", "zt_names", "zt_totals"})
 
@@ -163,13 +164,15 @@ def catch_up(before: PinnedSet, maps: Mapping[str, BpfMap]) -> dict[str, dict[st
         old = BpfMap.open(FLOWS, before.maps[FLOWS]).items()
         maps[FLOWS].put({key: flow for key, flow in old.items() if key not in there})
     counted: dict[str, dict[str, list[int]]] = {}
-    for name in COUNTED:
-        if name in before.maps and _means_the_same(before, name):
-            sums = BpfMap.open(name, before.maps[name], per_cpu=True).sums()
-            counted[name] = {key.hex(): list(values) for key, values in sums.items()}
+    if COUNTED <= before.maps.keys() and all(_means_the_same(before, name) for name in COUNTED):
+        sums = identity_counts(
+            BpfMap.open("zt_stats", before.maps["zt_stats"], per_cpu=True),
+            BpfMap.open("zt_passed", before.maps["zt_passed"]),
+        )
+        counted["zt_stats"] = {key.hex(): list(values) for key, values in sums.items()}
     if _HITS <= before.maps.keys() and all(_means_the_same(before, name) for name in _HITS):
         HitCounters(maps).inherit(
-            HitCounters({n: BpfMap.open(n, before.maps[n], per_cpu=n == "zt_rules") for n in _HITS})
+            HitCounters({name: BpfMap.open(name, before.maps[name]) for name in _HITS})
         )
     if "zt_log" in before.maps and _means_the_same(before, "zt_log"):
         words = BpfMap.open("zt_log", before.maps["zt_log"], per_cpu=True).words()

@@ -76,6 +76,8 @@ def _defines(wanted: Wanted) -> dict[str, str]:
         "ZT_MARK_MASK": f"{marks.mask:#x}u",
         "ZT_MARK_JUDGED": f"{marks.judged:#x}u",
         "ZT_MARK_SHIFT": f"{marks.tag_shift}",
+        "ZT_ROOM_RULES": f"{wanted.limits.rules + 1}",
+        "ZT_ROOM_TAGS": f"{wanted.limits.tags}",
         **{name.upper().replace("ZT_", "ZT_MAX_"): f"{size}" for name, size in sizes.items()},
     }
 

@@ -29,6 +29,7 @@ from agent.datapath.loaded import Loaded, Origin, Wanted
 from agent.datapath.loader import load
 from agent.datapath.maps import BpfMap, SharedWords, map_id
 from agent.datapath.marks import MarkLayout
+from agent.datapath.parts import identity_counts
 from agent.datapath.pins import PinnedSet, Pins
 from agent.datapath.rings import EventRings
 from agent.datapath.state import DatapathState, IdentityEntry
@@ -36,7 +37,7 @@ from ztlab.errors import ZtError
 from ztlab.model import logbatch
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
-_PER_CPU = frozenset({"zt_rules", "zt_stats", "zt_log"})
+_PER_CPU = frozenset({"zt_stats", "zt_log"})
 _SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 
 
@@ -244,7 +245,7 @@ class Datapath:
         is_same = (
             word & ~PolicyFlag.SLOT & 0xFF == encode.policy_flags(desired)
             and self._generations.rules == desired.rules
-            and len(in_force[0]) == len(desired.policy)
+            and len(in_force[1]) == len(desired.pairs)
             and in_force == encode.policy_entries(desired, slot)
         )
         is_same &= not self._apply_quotas(desired)
@@ -358,7 +359,8 @@ class Datapath:
     def counters(self) -> list[Counter]:
         """Every counter that ever counted."""
         result = []
-        now, before = self._maps["zt_stats"].sums(), self._inherited.sums("zt_stats")
+        now = identity_counts(self._maps["zt_stats"], self._maps["zt_passed"])
+        before = self._inherited.sums("zt_stats")
         for data in now.keys() | before.keys():
             both = zip(now.get(data, (0, 0)), before.get(data, (0, 0)), strict=True)
             packets, size = map(sum, both)

@@ -22,11 +22,11 @@ from agent.abi import (
 from agent.datapath.state import DatapathState, IdentityEntry
 
 _FAMILY_BITS = 32
-# zt_policy_key, zt_policy_value, zt_pair_key and zt_pairs' value: tests/unit holds them to abi.py.
+# zt_policy_key, zt_policy_value, zt_pair_key, zt_pair: tests/unit holds them to abi.py.
 _POLICY_KEY = struct.Struct("=IIHBBB3x")
 _POLICY_VALUE = struct.Struct("=IB3x")
 _PAIR_KEY = struct.Struct("=III")
-_SHAPES = struct.Struct("=I")
+_PAIR = struct.Struct("=IIHBBB3x")
 
 Entries = dict[bytes, bytes]
 
@@ -74,16 +74,30 @@ def _entry(value: bytes) -> IdentityEntry:
 def policy_entries(state: DatapathState, slot: int) -> tuple[Entries, Entries]:
     """What SLOT of zt_policy and of zt_pairs should hold."""
     # By struct, which writes an entry ten times as fast as ctypes.
-    key, value, pair, shape = _POLICY_KEY.pack, _POLICY_VALUE.pack, _PAIR_KEY.pack, _SHAPES.pack
-    policy = {
-        key(source, destination, port, protocol, port_bits, slot): value(rule, action)
-        for (source, destination, protocol, port, port_bits), (rule, action) in state.policy.items()
-    }
-    pairs = {
-        pair(source, destination, slot): shape(shapes)
-        for (source, destination), shapes in state.pairs.items()
-    }
+    key, value, pair_key, pair = _POLICY_KEY.pack, _POLICY_VALUE.pack, _PAIR_KEY.pack, _PAIR.pack
+    policy: Entries = {}
+    pairs: Entries = {}
+    several = _pairs_of_several(state)
+    for (source, destination, protocol, port, bits), (rule, action) in state.policy.items():
+        if (source, destination) in several:
+            policy[key(source, destination, port, protocol, bits, slot)] = value(rule, action)
+        else:
+            only = pair(0, rule, port, protocol, bits, action)
+            pairs[pair_key(source, destination, slot)] = only
+    for source, destination in several:
+        shapes = state.pairs[source, destination]
+        pairs[pair_key(source, destination, slot)] = pair(shapes, 0, 0, 0, 0, 0)
     return policy, pairs
+
+
+def _pairs_of_several(state: DatapathState) -> set[tuple[int, int]]:
+    """The pairs of tags of which policy has more than one entry."""
+    seen: set[tuple[int, int]] = set()
+    several: set[tuple[int, int]] = set()
+    for source, destination, *_ in state.policy:
+        ends = (source, destination)
+        (several if ends in seen else seen).add(ends)
+    return several
 
 
 def quota_entries(state: DatapathState) -> Entries:

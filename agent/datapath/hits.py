@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from agent.abi import RULE_ID_BYTES, Action, RuleTotal
 from agent.datapath.maps import BpfMap
+from agent.datapath.parts import CounterParts
 
 # zt_rule_key, zt_rule_name: by struct, which is ten times as fast as ctypes.
 _KEY = struct.Struct("=II")
@@ -36,9 +37,8 @@ class HitCounters:
     """The counters of rules; from any thread."""
 
     def __init__(self, maps: Mapping[str, BpfMap]) -> None:
-        self._rules, self._names, self._totals = (
-            maps[name] for name in ("zt_rules", "zt_names", "zt_totals")
-        )
+        self._rules = CounterParts(maps["zt_hits"])
+        self._names, self._totals = maps["zt_names"], maps["zt_totals"]
         self._lock = threading.Lock()
         # Slot to the numbers of its rules, where this process wrote them: not to be read again.
         self._installed: dict[int, range] = {}
@@ -73,7 +73,7 @@ class HitCounters:
             }
             self._make_room(totals, fresh)
             self._totals.put(fresh)
-            self._rules.zero([_index(slot, rule) for rule in counted])
+            self._rules.zero(slot, counted)
             # The generation last: where this is interrupted, the slot is folded again.
             self._names.delete([_KEY.pack(slot, rule) for rule in numbers if rule])
             self._names.delete([_KEY.pack(slot, _GENERATION)])
@@ -145,12 +145,7 @@ class HitCounters:
 
     def _counted(self, slot: int, numbers: Collection[int]) -> dict[int, tuple[int, int]]:
         """Number of each rule of SLOT that decided anything to its packets and bytes."""
-        rows = self._rules.rows(_index(0, 1), 2 * max(numbers))
-        return {
-            index >> 1: (packets, size)
-            for index, (packets, size) in rows.items()
-            if index & 1 == slot and index >> 1 in numbers
-        }
+        return {rule: hits for rule, hits in self._rules.read(slot).items() if rule in numbers}
 
     def _make_room(self, totals: Mapping[bytes, bytes], fresh: Mapping[bytes, bytes]) -> None:
         """Forget rules that no policy has any more where FRESH would not fit beside all TOTALS."""
@@ -165,11 +160,6 @@ class HitCounters:
 def _id_of(name: bytes) -> str:
     """The id in a zt_rule_name."""
     return name[:RULE_ID_BYTES].rstrip(b"\0").decode()
-
-
-def _index(slot: int, rule: int) -> int:
-    """Where zt_rules counts RULE of SLOT."""
-    return rule << 1 | slot
 
 
 def _holds(value: bytes | None, generation: int) -> bool:

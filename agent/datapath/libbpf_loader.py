@@ -80,6 +80,8 @@ def _set_constants(object_: int, wanted: Wanted, built: Path) -> None:
     constants.mark_mask = wanted.marks.mask
     constants.mark_judged = wanted.marks.judged
     constants.mark_shift = wanted.marks.tag_shift
+    constants.rules = wanted.limits.rules + 1
+    constants.tags = wanted.limits.tags
 
 
 def _require_same_sources(of_object: str, built: Path) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Sizes of the maps, fixed when the programs are loaded. Only flows, fragments, statistics,
-    rules and the ring take their memory at once (about 210 bytes a flow, 32 bytes and CPU a rule);
-    the others as they fill.
+    rules, tags and the ring take their memory at once (about 210 bytes a flow, for each CPU 32
+    bytes a rule and 128 a tag); the others as they fill.
 
     ids         addresses of nodes: prefixes of full length
     nets        all other prefixes
@@ -20,6 +20,8 @@ class Limits:
     quotas      identities with a quota
     rules       rules of one policy
     stats       counters: identities times hooks times verdicts that occurred
+    tags        identities, by their number, whose packets that go on are counted apart from these,
+                which costs less
     ring_pages  pages of the event rings of all CPUs together, a power of two
     """
 
@@ -32,6 +34,7 @@ class Limits:
     quotas: int = 4096
     rules: int = 65536
     stats: int = 16384
+    tags: int = 16384
     ring_pages: int = 512
 
     def __post_init__(self) -> None:

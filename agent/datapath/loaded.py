@@ -39,7 +39,9 @@ class Wanted:
             "zt_flows": limits.flows,
             "zt_frags": limits.frags,
             "zt_quotas": limits.quotas,
-            "zt_rules": 2 * (limits.rules + 1),  # rules are numbered from 1
+            # For each CPU, both slots; rules are numbered from 1.
+            "zt_hits": 2 * (limits.rules + 1) * possible_cpus(),
+            "zt_passed": 8 * limits.tags * possible_cpus(),
             "zt_names": 2 * (limits.rules + 1),
             "zt_totals": 2 * limits.rules,
             "zt_stats": limits.stats,

@@ -196,43 +196,6 @@ class BpfMap:
             for key, value in self.items().items()
         }
 
-    def rows(self, first: int, count: int) -> dict[int, tuple[int, ...]]:
-        """Of a per-CPU array of 64-bit counters, those of COUNT entries from index FIRST (at least
-        1) on that are not all zero, each counter summed over the CPUs."""
-        lib, stride = library(), self._stride
-        words = stride // self.cpus // 8
-        layout, nothing = struct.Struct(f"={words * self.cpus}Q"), bytes(stride)
-        found: dict[int, tuple[int, ...]] = {}
-        for start in range(first, first + count, _BATCH):
-            wanted = min(_BATCH, first + count - start)
-            before, after = ctypes.c_uint32(start - 1), ctypes.c_uint32()
-            keys = (ctypes.c_uint32 * wanted)()
-            values = ctypes.create_string_buffer(wanted * stride)
-            got = ctypes.c_uint32(wanted)
-            result = lib.bpf_map_lookup_batch(
-                self.fd,
-                ctypes.byref(before),
-                ctypes.byref(after),
-                keys,
-                values,
-                ctypes.byref(got),
-                None,
-            )
-            if result != -errno.ENOENT:  # the end of the array
-                _check(result, self.name)
-            data = values.raw
-            for i in range(got.value):
-                row = data[i * stride : (i + 1) * stride]
-                if row != nothing:
-                    row_words = layout.unpack(row)
-                    found[keys[i]] = tuple(sum(row_words[w::words]) for w in range(words))
-        return found
-
-    def zero(self, indexes: Collection[int]) -> None:
-        """Set every CPU's counters at INDEXES of a per-CPU array to zero."""
-        nothing = bytes(self._stride)
-        self.put({struct.pack("=I", index): nothing for index in indexes})
-
     def words(self) -> list[int]:
         """A per-CPU array of single 64-bit counters, each summed over the CPUs."""
         lib, values = library(), []

@@ -15,6 +15,7 @@ from agent.datapath.limits import Limits
 from agent.datapath.marks import MarkLayout
 from agent.datapath.state import DatapathState
 from tests.kernel import testrun
+from tests.kernel.emptied import empty, zero_counters
 from ztlab.model.config import NodeConfig
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
@@ -146,10 +147,7 @@ def node(loaded: Datapath) -> Iterator[Node]:
     loaded.set_authz_mode(AuthzMode.ENFORCE)
     loaded.set_logging(True, "packet")
     yield Node(loaded)
-    tables = ("ids", "nets", "pairs", "policy", "flows", "frags", "quotas", "names", "totals")
-    for name in (f"zt_{table}" for table in (*tables, "stats")):
-        loaded._maps[name].delete(loaded._maps[name].items())
-    rules = loaded._maps["zt_rules"]
-    rules.zero(rules.rows(1, rules.max_entries - 1))
+    empty(loaded, "ids", "nets", "pairs", "policy", "flows", "frags", "quotas", "names", "totals")
+    zero_counters(loaded)
     while loaded.read_events(0):
         pass

@@ -16,6 +16,7 @@ from agent.datapath.marks import MarkLayout
 from tests.kernel import packets as p
 from tests.kernel.conftest import MARKS
 from tests.kernel.device import TUN, Lan, Tun, fresh_network_namespace, sh, sysctl, until
+from tests.kernel.emptied import empty, zero_counters
 from tests.unit.agent.datapath.configs import TAGS, node_config, rule
 from ztlab.errors import NotFound, ZtError
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
@@ -57,8 +58,8 @@ def tun(l3: Datapath) -> Iterator[Tun]:
         yield device
         l3.detach()
         device.close()
-    for name in ("zt_flows", "zt_stats"):
-        l3._maps[name].delete(l3._maps[name].items())
+    empty(l3, "flows")
+    zero_counters(l3)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from agent.datapath.limits import Limits
 from tests.kernel import packets as p
 from tests.kernel.conftest import MARKS
 from tests.kernel.device import TUN, Tun, fresh_network_namespace, sysctl
+from tests.kernel.emptied import empty, zero_counters
 from tests.unit.agent.datapath.configs import TAGS, node_config, rule
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
@@ -93,8 +94,8 @@ def wire(l3: Datapath) -> Iterator[Wire]:
         l3.detach()
         wire.close()
         device.close()
-    for name in ("zt_flows", "zt_stats"):
-        l3._maps[name].delete(l3._maps[name].items())
+    empty(l3, "flows")
+    zero_counters(l3)
 
 
 def configure(datapath: Datapath, config: object) -> None:

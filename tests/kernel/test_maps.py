@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.root, pytest.mark.bpf]
 
 CONFIG = node_config(rule("r", "web", "api", "allow", proto="tcp", ports=("1000-1999",)))
 
+TWO_PORTS = node_config(rule("dns", "web", "api", "allow", proto="udp", ports=(53, 5353)))
+
 
 def sizes(datapath: Datapath) -> dict[str, int]:
     names = ("zt_ids", "zt_nets", "zt_pairs", "zt_policy")
@@ -70,9 +72,19 @@ def test_every_phase_that_changes_anything_raises_the_epoch(node: Node) -> None:
 def test_a_policy_change_switches_slots_and_leaves_nothing_of_the_old_one(node: Node) -> None:
     node.configure(CONFIG)
     before = node.datapath._config[abi.ConfigWord.POLICY] & PolicyFlag.SLOT
-    node.configure(node_config(rule("other", "web", "api", "allow", proto="udp", ports=(53,))))
+    node.configure(TWO_PORTS)
     assert node.datapath._config[abi.ConfigWord.POLICY] & PolicyFlag.SLOT != before
-    assert sizes(node.datapath)["zt_policy"] == 1 and sizes(node.datapath)["zt_pairs"] == 1
+    assert sizes(node.datapath)["zt_policy"] == 2 and sizes(node.datapath)["zt_pairs"] == 1
+
+
+def test_a_pair_of_which_policy_says_one_thing_needs_no_second_look_up(node: Node) -> None:
+    node.configure(TWO_PORTS)
+    node.configure(node_config(rule("dns", "web", "api", "allow", proto="udp", ports=(53,))))
+    assert sizes(node.datapath)["zt_policy"] == 0 and sizes(node.datapath)["zt_pairs"] == 1
+    assert node.ingress(p.udp(p.WEB, p.API, 1, 53)).event.rule == "dns"
+    assert node.ingress(p.udp(p.WEB, p.API, 1, 54)).verdict is Verdict.NO_RULE
+    assert node.ingress(p.tcp(p.WEB, p.API, 1, 53)).verdict is Verdict.NO_RULE
+    assert node.ingress(p.udp(p.WEB, p.GUEST, 1, 53)).verdict is Verdict.NO_RULE
 
 
 def test_what_an_interrupted_change_left_behind_is_cleared_by_the_next(node: Node) -> None:
@@ -81,9 +93,9 @@ def test_what_an_interrupted_change_left_behind_is_cleared_by_the_next(node: Nod
     slot = datapath._config[abi.ConfigWord.POLICY] & PolicyFlag.SLOT
     junk = abi.PolicyKey(2, 3, 22, 6, 16, slot ^ 1)
     datapath._maps["zt_policy"].put({bytes(junk): bytes(abi.PolicyValue(1, 1))})
-    node.configure(node_config(rule("other", "web", "api", "allow", proto="udp", ports=(53,))))
+    node.configure(TWO_PORTS)
     keys = map(abi.PolicyKey.from_buffer_copy, datapath._maps["zt_policy"].items())
-    assert [(key.protocol, key.port) for key in keys] == [(17, 53)]
+    assert sorted((key.protocol, key.port) for key in keys) == [(17, 53), (17, 5353)]
 
 
 def test_foreign_entries_in_the_identity_maps_are_removed(node: Node) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.kernel import packets as p
 from tests.kernel import testrun
 from tests.kernel.conftest import ELSEWHERE, LOOPBACK, Node
+from tests.kernel.emptied import empty, zero_counters
 from tests.kernel.test_fragments import datagram, pieces
 from tests.kernel.test_icmp_errors import error
 from tests.unit.agent.datapath.configs import node_config, rule
@@ -85,8 +86,8 @@ def stream(
 ) -> tuple[list[bool], object, object]:
     """What passed of SENT; and the counters and the flows it left."""
     datapath = node.datapath
-    for name in ("zt_flows", "zt_frags", "zt_stats"):
-        datapath._maps[name].delete(datapath._maps[name].items())
+    empty(datapath, "flows", "frags")
+    zero_counters(datapath)
     datapath.set_authz_mode(AuthzMode.ENFORCE)
     datapath.set_logging(*logging)
     node.configure(POLICIES[0])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from agent.abi import PairKey, PolicyFlag, PolicyKey, PolicyValue
+from agent.abi import Action, Pair, PairKey, PolicyFlag, PolicyKey, PolicyValue
 from agent.datapath.compile import desired_state
 from agent.datapath.encode import (
     identity_entries,
@@ -9,7 +9,7 @@ from agent.datapath.encode import (
     policy_flags,
     read_identities,
 )
-from tests.unit.agent.datapath.configs import node_config, rule
+from tests.unit.agent.datapath.configs import TAGS, node_config, rule
 
 STATE = desired_state(
     node_config(rule("r", "web", "*", "allow", proto="tcp", ports=("1-6",)), default="allow")
@@ -57,4 +57,23 @@ def test_entries_are_laid_out_as_the_abi_says() -> None:
         )
         assert data == bytes(key)
         assert value == bytes(PolicyValue(rule=outcome.rule, action=outcome.action))
-    assert set(pairs) == {bytes(PairKey(*ends, 1)) for ends in STATE.pairs}
+    assert pairs == {
+        bytes(PairKey(*ends, 1)): bytes(Pair(shapes=shapes)) for ends, shapes in STATE.pairs.items()
+    }
+
+
+def test_the_one_entry_of_a_pair_stands_with_the_pair() -> None:
+    state = desired_state(
+        node_config(
+            rule("only", "web", "api", "deny", proto="tcp", ports=(80,)),
+            rule("r", "guest", "api", "allow", proto="tcp", ports=(80, 443)),
+        )
+    )
+    policy, pairs = policy_entries(state, 0)
+    web, api, guest = (TAGS[name] for name in ("web", "api", "guest"))
+    only = Pair(rule=1, port=80, protocol=6, port_bits=16, action=Action.DENY)
+    assert pairs == {
+        bytes(PairKey(web, api, 0)): bytes(only),
+        bytes(PairKey(guest, api, 0)): bytes(Pair(shapes=1 << 16)),
+    }
+    assert {PolicyKey.from_buffer_copy(key).source for key in policy} == {guest}
