@@ -38,9 +38,9 @@ done
 
 # NAME=PYTEST'S ARGUMENTS; the longest first, so that the last two end at about the same time.
 all_jobs=(
+    "judging=${others[*]}"
     "agents=tests/e2e/test_agent_*.py tests/e2e/test_wireguard_*.py"
     "labs=tests/e2e/test_lab_*.py"
-    "judging=${others[*]}"
     "programs=tests/kernel"
 )
 for file in scenarios/*.yaml; do all_jobs+=("$(basename "$file" .yaml)=$file"); done
