@@ -210,8 +210,14 @@ def _event_line(event: dict[str, Any]) -> str:
     rule = f" rule {event['rule']}" if event["rule"] else ""
     return (
         f"{event['at']} {event['hook']:7} {event['verdict']:12} {source} -> {target} "
-        f"proto {event['protocol']}{ports} {event['length']} B{rule}"
+        f"proto {event['protocol']}{ports} {_size(event)}{rule}"
     )
+
+
+def _size(event: dict[str, Any]) -> str:
+    if event["kind"] in ("flow", "packet"):
+        return f"{event['length']} B"
+    return f"{event['length']} B in {event['packets']} packets: {event['kind']}"
 
 
 def _status_lines(found: dict[str, Any]) -> Iterable[str]:

@@ -6,7 +6,7 @@ watch      repairs what somebody removed, when the kernel tells of it (else with
            peers and maps back (30 s); makes late peers anew (0.1 s while any is)
 names      looks up again what did not resolve (30 s); apart, since a resolver may be slow
 session    talks to the coordinator and applies what it sends
-flowlog    reads the ring;  logpush  pushes batches
+flowlog    reads the ring;  flowsweep  goes through the flows (10 s);  logpush  pushes batches
 control    accepts on the control socket; a thread per connection
 metrics    serves /metrics; a thread per scrape
 """
@@ -243,6 +243,8 @@ class Agent:
             emitted=self.feed.emitted,
             push=session.push_logs if session else None,
             is_ready=lambda: session is not None and session.status.is_enrolled,
+            sweep=self.feed.flow_records,
+            sweep_s=log_settings.flow_records_s,
         )
         self.flowlog.start()
         self._undo.append(self.flowlog.stop)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 from agent.datapath.datapath import Datapath
 from agent.datapath.events import boot_time_ns
+from agent.datapath.sweep import FlowSweep, KernelFlows
 from agent.events import Chunk, Names, Naming
 from agent.flowlog import Emitted, Reading
 from agent.metrics import RuleTraffic, Traffic
@@ -12,12 +15,14 @@ CLOCK_DRIFT_NS = 1_000_000  # the wall clock is slewed all the time
 
 
 class DatapathFeed:
-    """One datapath, read by the log consumer (one thread) and by scrapes (any)."""
+    """One datapath, read by the log consumer and by the sweeper (a thread each) and by scrapes
+    (any)."""
 
     def __init__(self, datapath: Datapath, names: Names) -> None:
         self._datapath, self._names = datapath, names
         self._undecodable = 0
         self._naming = Naming(boot_time_ns(), names.table, datapath.generations)
+        self._sweep = FlowSweep(KernelFlows(datapath.flows))
 
     def read(self, timeout_ms: int) -> Reading:
         """The events that are there; waits up to TIMEOUT_MS for the first."""
@@ -28,6 +33,16 @@ class DatapathFeed:
             chunks=[Chunk(part, naming) for part in records],
             undecodable=self._undecodable - before,
         )
+
+    def flow_records(self, room: Callable[[], int]) -> Iterator[Chunk]:
+        """A pass over the flow table, which forgets flows that are over; what there is to tell of
+        flows, as far as ROOM welcomes so many, where it is flows that are logged."""
+        if not self._datapath.logs_flows:
+            self._sweep.tidy()
+            return
+        for records in self._sweep.records(room):
+            if self._datapath.logs_flows:  # still
+                yield Chunk(records, self.naming())
 
     def naming(self) -> Naming:
         """What numbers are called now: the same object until that, or the clock, has changed."""

@@ -1,11 +1,12 @@
 """From the ring buffer to the coordinator and to whoever watches, without ever holding up either.
 
-    rings (kernel) -> consumer thread -> bounded buffer -> pusher thread -> coordinator
-                           |
-                           +-> observers, each with a bounded queue of its own
+    rings (kernel) -> consumer thread --+-> bounded buffer -> pusher thread -> coordinator
+    flows (kernel) -> sweeper thread  --+
+                                        +-> observers, each with a bounded queue of its own
 
-Events stay packed, as the kernel wrote them; only an observer has them as documents, which it makes
-in its own time. Every event ends in exactly one place, and `LogCounts` says how many in which:
+Events stay packed, as the kernel wrote them, and the sweeper's are like these; only an observer has
+them as documents, which it makes in its own time. Every event ends in exactly one place, and
+`LogCounts` says how many in which:
 emitted = ring_full + undecodable + buffer_full + push_failed + agent_died + delivered + in_flight.
 """
 
@@ -16,7 +17,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ READ_MS = 100
 # Between two looks into the rings. Each event would wake the consumer otherwise, as long as it
 # keeps up; a ring of the default size has room for 10,000 meanwhile.
 PACE_S = 0.005
+SWEEP_S = 10.0
 FINAL_PUSH_S = 0.7
 
 
@@ -180,6 +182,12 @@ class EventBuffer:
         with self._changed:
             return self._held + self._pushing
 
+    @property
+    def room(self) -> int:
+        """How many more fit until it is half full. The rest is kept for events that cannot wait."""
+        with self._changed:
+            return max(0, self._capacity // 2 - self._held - self._pushing)
+
     def _is_due(self) -> bool:
         if not self._waiting:
             return False
@@ -193,9 +201,11 @@ class EventBuffer:
 
 
 class FlowLog:
-    """The consumer and, where there is somebody to push to, the pusher.
+    """The consumer, the sweeper and, where there is somebody to push to, the pusher.
 
     read      waits up to so many milliseconds for events
+    sweep     makes records of flows, no more than it is told that there is room for but of those
+              that are over; every SWEEP_S seconds
     emitted   the kernel's counters
     push      pushes one batch's body, ZtError if it was not acknowledged; None: nothing is pushed,
               and an event counts as delivered once it was offered to the observers there are
@@ -211,30 +221,38 @@ class FlowLog:
         emitted: Callable[[], Emitted],
         push: Callable[[bytes], object] | None,
         is_ready: Callable[[], bool],
+        sweep: Callable[[Callable[[], int]], Iterable[Chunk]] = lambda room: (),
+        sweep_s: float = SWEEP_S,
     ) -> None:
         self._ledger, self._buffer = ledger, buffer
         self._read, self._emitted = read, emitted
+        self._sweep, self._sweep_s = sweep, sweep_s
         self._push, self._is_ready = push, is_ready
         self._observers: tuple[Observer, ...] = ()
         self._observers_lock = threading.Lock()
         self._stop = threading.Event()
         self._told = ""
-        self._threads = [threading.Thread(target=self._consume, name="flowlog", daemon=True)]
-        if push is not None:
-            self._threads.append(threading.Thread(target=self._pump, name="logpush", daemon=True))
+        self._sources = [
+            threading.Thread(target=self._consume, name="flowlog", daemon=True),
+            threading.Thread(target=self._go_through_flows, name="flowsweep", daemon=True),
+        ]
+        self._pusher = threading.Thread(target=self._pump, name="logpush", daemon=True)
 
     def start(self) -> None:
         """Begin to consume."""
-        for thread in self._threads:
+        for thread in self._sources:
             thread.start()
+        if self._push is not None:
+            self._pusher.start()
 
     def stop(self) -> None:
         """Read the ring once more, push once more if that is quick, and end."""
         self._stop.set()
-        self._threads[0].join()
+        for thread in self._sources:
+            thread.join()
         self._buffer.close()
-        for thread in self._threads[1:]:
-            thread.join(FINAL_PUSH_S)
+        if self._push is not None:
+            self._pusher.join(FINAL_PUSH_S)
         self._ledger.update(self._emitted_total())
 
     def subscribe(self) -> Observer:
@@ -280,18 +298,34 @@ class FlowLog:
         if reading.undecodable:
             self._ledger.count(undecodable=reading.undecodable)
         for chunk in reading.chunks:
-            for observer in self._observers:
-                observer.offer(chunk)
-            if self._push is None:
-                self._ledger.count(delivered=len(chunk))
-            else:
-                self._buffer.add(chunk)
+            self._hand_on(chunk)
         self._ledger.update(self._emitted_total())
+
+    def _go_through_flows(self) -> None:
+        while not self._stop.wait(self._sweep_s):
+            try:
+                for chunk in self._sweep(self._room):
+                    self._ledger.make(len(chunk))
+                    self._hand_on(chunk)
+                    self._stop.wait(PACE_S)  # others have their turn, and room is made
+            except Exception:
+                log.exception("the flows cannot be gone through; trying again")
+
+    def _room(self) -> int:
+        return OBSERVER_EVENTS if self._push is None else self._buffer.room
+
+    def _hand_on(self, chunk: Chunk) -> None:
+        for observer in self._observers:
+            observer.offer(chunk)
+        if self._push is None:
+            self._ledger.count(delivered=len(chunk))
+        else:
+            self._buffer.add(chunk)
 
     def _pump(self) -> None:
         assert self._push is not None
         while True:
-            is_last = self._stop.is_set() and not self._threads[0].is_alive()
+            is_last = self._stop.is_set() and not any(t.is_alive() for t in self._sources)
             if not self._is_ready():
                 if is_last:
                     return

@@ -1,9 +1,10 @@
 """The account of log events, kept where a kill -9 cannot lose it.
 
 The totals lie in a small mapped file. How many events there were the kernel knows, whose counters
-and rings outlive an agent; how many were taken out of the rings it knows as well. So a successor
-books as `agent_died` what its predecessor had taken out and not settled, exactly, drains itself
-what is still in the rings, and every counter goes on from where it was.
+and rings outlive an agent; how many were taken out of the rings it knows as well. Of flows an agent
+makes events itself: these it books before it hands them on. So a successor books as `agent_died`
+what its predecessor had taken out, or made, and not settled, exactly, drains itself what is still
+in the rings, and every counter goes on from where it was.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ from pathlib import Path
 from agent import state
 from ztlab.errors import ZtError
 
-_MAGIC = 0x7A746C6F67000002  # "ztlog", layout 2
+_MAGIC = 0x7A746C6F67000003  # "ztlog", layout 3
+_MAGIC_2 = 0x7A746C6F67000002  # without flow records, which lie last: zeros there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogCounts:
     """How many events ended where; every one but in_flight only rises.
 
-    emitted      the programs wanted to log it
+    emitted      the programs wanted to log it, or an agent made it of a flow
     ring_full    no room in the ring: dropped in the kernel
     undecodable  read, but not understood
     buffer_full  no room in the agent's buffer
     push_failed  its batch was not acknowledged
     agent_died   was in the buffer when an agent ended; or in rings that nobody reads any more
     delivered    acknowledged by the coordinator; where nothing is pushed: offered to the observers
+    flow_records  no term of the account: how many of the emitted an agent made
     """
 
     emitted: int = 0
@@ -42,6 +45,7 @@ class LogCounts:
     push_failed: int = 0
     agent_died: int = 0
     delivered: int = 0
+    flow_records: int = 0
 
     @property
     def in_flight(self) -> int:
@@ -61,8 +65,8 @@ class LogCounts:
         )
 
 
-_NAMES = tuple(f.name for f in fields(LogCounts))
-_LAYOUT = struct.Struct(f"={1 + len(_NAMES) + 4}Q")
+TERMS = tuple(f.name for f in fields(LogCounts) if f.name != "flow_records")
+_LAYOUT = struct.Struct(f"={1 + len(TERMS) + 4 + 2}Q")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +75,14 @@ class _Base:
 
     account  the kernel's number for these counters; 0: none yet
     settled  all that had come to an end, but for ring_full
+    flow_records  how many were made
     """
 
     account: int = 0
     emitted: int = 0
     ring_full: int = 0
     settled: int = 0
+    flow_records: int = 0
 
 
 class Ledger:
@@ -86,10 +92,17 @@ class Ledger:
         self._lock = threading.Lock()
         self._map = _mapped(path)
         magic, *values = _LAYOUT.unpack_from(self._map)
-        counts, base = values[: len(_NAMES)], values[len(_NAMES) :]
-        found = LogCounts(**dict(zip(_NAMES, counts, strict=True)))
-        self._base = _Base(account=base[0], emitted=base[1], ring_full=base[2], settled=base[3])
-        if magic != _MAGIC or found.in_flight < 0:
+        *base, made, made_before = values[len(TERMS) :]
+        terms = dict(zip(TERMS, values[: len(TERMS)], strict=True))
+        found = LogCounts(**terms, flow_records=made)
+        self._base = _Base(
+            account=base[0],
+            emitted=base[1],
+            ring_full=base[2],
+            settled=base[3],
+            flow_records=made_before,
+        )
+        if magic not in (_MAGIC, _MAGIC_2) or found.in_flight < 0:
             found, self._base = LogCounts(), _Base()
         self._counts = found
 
@@ -97,7 +110,8 @@ class Ledger:
         """Book by the kernel's counters with the number ACCOUNT, before any of their events is.
 
         consumed  events taken out of their rings so far, by predecessors: what these did not settle
-                  died with them. Where the counters are others than theirs, so did all the rest.
+                  of them, or made themselves, died with them. Where the counters are others than
+                  theirs, so did all the rest.
         """
         with self._lock:
             counts = self._counts
@@ -108,8 +122,10 @@ class Ledger:
                     emitted=counts.emitted,
                     ring_full=counts.ring_full,
                     settled=counts.settled - counts.ring_full,
+                    flow_records=counts.flow_records,
                 )
-            held = consumed - (counts.settled - counts.ring_full - self._base.settled)
+            taken = consumed + counts.flow_records - self._base.flow_records
+            held = taken - (counts.settled - counts.ring_full - self._base.settled)
             self._counts = replace(counts, agent_died=counts.agent_died + max(0, held))
             self._store()
 
@@ -133,6 +149,18 @@ class Ledger:
             )
             self._store()
 
+    def make(self, records: int) -> None:
+        """Book so many RECORDS of flows, on file at once, before any of them is handed on: one that
+        a kill then keeps from being made dies with its agent."""
+        with self._lock:
+            counts = self._counts
+            self._counts = replace(
+                counts,
+                emitted=counts.emitted + records,
+                flow_records=counts.flow_records + records,
+            )
+            self._store()
+
     def update(self, read: Callable[[], tuple[int, int]]) -> LogCounts:
         """Take over the kernel's (emitted, ring_full), put all on file, and return it.
 
@@ -141,9 +169,10 @@ class Ledger:
         """
         with self._lock:
             emitted, ring_full = read()
+            made = self._counts.flow_records - self._base.flow_records
             self._counts = replace(
                 self._counts,
-                emitted=self._base.emitted + emitted,
+                emitted=self._base.emitted + emitted + made,
                 ring_full=self._base.ring_full + ring_full,
             )
             self._store()
@@ -156,9 +185,10 @@ class Ledger:
 
     def _store(self) -> None:
         # `emitted` lies first: torn by a kill, the file shows too much in flight, never too little.
-        values = [getattr(self._counts, name) for name in _NAMES]
+        values = [getattr(self._counts, name) for name in TERMS]
         base = self._base
         values += [base.account, base.emitted, base.ring_full, base.settled]
+        values += [self._counts.flow_records, base.flow_records]
         _LAYOUT.pack_into(self._map, 0, _MAGIC, *values)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from agent.applied import Applied
 from agent.health import Health
-from agent.ledger import LogCounts
+from agent.ledger import TERMS, LogCounts
 from agent.session import SessionStatus
 from agent.settings import Switches
 from ztlab.errors import HostUnfit
@@ -178,9 +178,11 @@ def _rules(now: Snapshot) -> Iterator[Metric]:
 
 
 def _log(now: Snapshot) -> Iterator[Metric]:
-    rows = {(f.name,): float(getattr(now.log, f.name)) for f in fields(now.log)}
+    rows = {(name,): float(getattr(now.log, name)) for name in TERMS}
     yield _counter("zt_log_events", "Log events, by what became of them.", ("outcome",), rows)
     yield _gauge("zt_log_events_in_flight", "Log events on their way.", now.log.in_flight)
+    text = "Log events that the agent made of flows, sums so far and at the end: of the emitted."
+    yield _counter("zt_log_flow_records", text, (), {(): float(now.log.flow_records)})
     text = "Denials that were too many in one second to become log events."
     yield _counter("zt_log_denials_suppressed", text, (), {(): float(now.suppressed)})
 

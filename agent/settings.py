@@ -119,12 +119,14 @@ class MetricsSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     """buffer_bytes: of events held, 96 bytes each; flush_share: of it, 0..1; flush_after_s:
-    seconds; denials_per_s: how many of one second become events, on each CPU, 0: all."""
+    seconds; denials_per_s: how many of one second become events, on each CPU, 0: all;
+    flow_records_s: seconds between two passes over the flows."""
 
     buffer_bytes: int = field(default=6 * 2**20, check=_check_buffer)
     flush_share: float = field(default=0.25, check=_check_share)
     flush_after_s: float = field(default=1.0, check=_check_age)
     denials_per_s: int = field(default=1000, check=_check_rate)
+    flow_records_s: float = field(default=10.0, check=_check_age)
     push: bool = field(default=True)
 
 

@@ -350,6 +350,11 @@ class Datapath:
         self._config[ConfigWord.LOGGING] = denials_per_s << abi.DENIALS_SHIFT | level
 
     @property
+    def logs_flows(self) -> bool:
+        """Are flows logged, rather than nothing or each packet?"""
+        return self._config[ConfigWord.LOGGING] & 0xFFFFFFFF == Logging.FLOW
+
+    @property
     def epoch(self) -> int:
         """The number that flows are judged in, 1 .. 2^32-1; it rises with every change."""
         return self._config[ConfigWord.POLICY] >> abi.EPOCH_SHIFT
@@ -397,6 +402,11 @@ class Datapath:
     def flow_count(self) -> int:
         """Entries in the flow table, those that timed out and were not reused included."""
         return self._maps["zt_flows"].count()
+
+    @property
+    def flows(self) -> BpfMap:
+        """The flow table, for who goes through it in bulk; as long as this is not closed."""
+        return self._maps["zt_flows"]
 
     def read_records(self, timeout_ms: int) -> list[bytearray]:
         """The events that are there, packed (struct zt_event), for each CPU that has any; waits up

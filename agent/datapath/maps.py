@@ -106,7 +106,7 @@ class BpfMap:
         """Every entry. One that changes meanwhile is there once, or not at all, in its old or its
         new form; others are not affected."""
         entries: dict[bytes, bytes] = {}
-        for count, keys, values in self._batches():
+        for count, keys, values in self.batches():
             k, v = self.key_size, self._stride
             entries.update(
                 zip(_parts(keys[: count * k], k), _parts(values[: count * v], v), strict=True)
@@ -124,9 +124,11 @@ class BpfMap:
 
     def count(self) -> int:
         """How many entries there are."""
-        return sum(count for count, _, _ in self._batches())
+        return sum(count for count, _, _ in self.batches())
 
-    def _batches(self) -> Iterator[tuple[int, bytes, bytes]]:
+    def batches(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """The entries as the kernel hands them out: how many, their keys, their values; behind
+        these lies what is of none."""
         lib = library()
         token = ctypes.create_string_buffer(max(self.key_size, 8))
         start, size = None, _BATCH

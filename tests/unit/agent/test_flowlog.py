@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 import tracemalloc
@@ -109,6 +110,24 @@ class Account(RuleBasedStateMachine):
         for part in reading.chunks:
             self.buffer.add(part)
 
+    @rule(count=st.integers(1, 30))
+    def records_are_made_of_flows(self, count: int) -> None:
+        before = self.counts()
+        self.ledger.make(count)
+        assert self.counts().in_flight == before.in_flight + count
+        self.buffer.add(chunk(count))
+
+    @rule(count=st.integers(1, 30))
+    def the_agent_is_killed_between_booking_records_and_handing_them_on(self, count: int) -> None:
+        before = self.counts()
+        self.ledger.make(count)
+        held = self.buffer.held
+        self.ledger.close()
+        self.start()
+        now = self.counts()
+        assert now.agent_died == before.agent_died + held + count
+        assert now.flow_records == before.flow_records + count
+
     @rule()
     def a_batch_is_taken(self) -> None:
         if not self.pushing:
@@ -179,6 +198,7 @@ def flowlog(
     flush_at: int = 10,
     flush_after_s: float = 0.02,
     is_ready: Any = lambda: True,
+    sweep: Any = lambda room: (),
 ) -> FlowLog:
     ledger = Ledger(directory / "counts")
     ledger.begin(account=1, consumed=0)
@@ -186,7 +206,14 @@ def flowlog(
         ledger, capacity=capacity * SIZE, flush_at=flush_at * SIZE, flush_after_s=flush_after_s
     )
     log = FlowLog(
-        ledger, buffer, read=ring.read, emitted=ring.counters, push=push, is_ready=is_ready
+        ledger,
+        buffer,
+        read=ring.read,
+        emitted=ring.counters,
+        push=push,
+        is_ready=is_ready,
+        sweep=sweep,
+        sweep_s=0.01,
     )
     log.start()
     return log
@@ -367,6 +394,74 @@ def test_a_file_that_is_no_account_begins_a_new_one(tmp_path: Path, content: byt
     ledger = Ledger(path)
     ledger.begin(account=1, consumed=0)
     assert ledger.update(lambda: (0, 0)) == LogCounts()
+    ledger.close()
+
+
+def test_what_the_sweeper_makes_is_delivered_like_what_the_kernel_wrote(tmp_path: Path) -> None:
+    pushed: list[int] = []
+    passes = iter([[chunk(3), chunk(4)], [], [chunk(5)]])
+    ring = Ring()
+    log = flowlog(
+        ring,
+        tmp_path,
+        lambda batch: pushed.append(events_in(batch)),
+        sweep=lambda room: next(passes, ()),
+    )
+    ring.emit(10)
+    wait_for(lambda: log.counts().delivered == 22)
+    log.stop()
+    assert sum(pushed) == 22
+    assert log.counts() == LogCounts(emitted=22, delivered=22, flow_records=12)
+
+
+def test_a_sweep_that_fails_is_tried_again(tmp_path: Path) -> None:
+    passes = iter([OSError("no map"), [chunk(2)]])
+
+    def sweep(_: Any) -> Any:
+        found = next(passes, ())
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    log = flowlog(Ring(), tmp_path, lambda _: None, sweep=sweep)
+    wait_for(lambda: log.counts().delivered == 2)
+    log.stop()
+
+
+def test_records_of_flows_leave_half_of_the_buffer_to_events_that_cannot_wait(
+    tmp_path: Path,
+) -> None:
+    release, rooms = threading.Event(), []
+
+    def push(_: bytes) -> None:
+        release.wait(5)
+
+    def sweep(room: Any) -> Any:
+        while (count := room()) > 0:
+            rooms.append(count)
+            yield chunk(min(count, 7))
+
+    ring = Ring()
+    log = flowlog(ring, tmp_path, push, capacity=40, sweep=sweep)
+    wait_for(lambda: log.counts().in_flight == 20)
+    ring.emit(20)
+    wait_for(lambda: log.counts().in_flight == 40 and ring.waiting == 0)
+    assert log.counts().buffer_full == 0 and rooms == [20, 13, 6]
+    release.set()
+    wait_for(lambda: log.counts().delivered >= 40)
+    log.stop()
+
+
+def test_an_account_without_flow_records_goes_on(tmp_path: Path) -> None:
+    """As an agent left it that made none: shorter, and with another mark."""
+    path = tmp_path / "counts"
+    terms, base = (100, 10, 0, 5, 4, 1, 50), (7, 0, 0, 0)
+    path.write_bytes(struct.pack("=12Q", 0x7A746C6F67000002, *terms, *base))
+    ledger = Ledger(path)
+    ledger.begin(account=7, consumed=80)
+    counts = ledger.update(lambda: (100, 10))
+    assert (counts.delivered, counts.flow_records) == (50, 0)
+    assert counts.agent_died == 1 + 80 - 60  # taken out, and not settled
     ledger.close()
 
 
