@@ -147,10 +147,12 @@ class FlowSweep:
         for key, value in idle[:TAKEN_MAX]:
             taken = self._table.take(key)
             self._known.pop(key, None)
+            if taken is None or is_same_flow(taken, value):
+                yield key, taken or value
+                continue
             yield key, value
-            if taken is not None and not is_same_flow(taken, value):
-                if not self._table.put_back(key, taken):
-                    yield key, taken
+            if not self._table.put_back(key, taken):
+                yield key, taken
 
     def _updates(self, changed: Sequence[Row], room: Callable[[], int]) -> Iterator[bytearray]:
         """Records of the CHANGED flows as far as there is ROOM."""
