@@ -74,7 +74,7 @@ def of_lab(lab: Lab, host: Traces) -> Traces:
     )
 
 
-def left(traces: Traces, *, within_s: float = 60.0) -> list[str]:
+def left(traces: Traces, *, within_s: float = 30.0) -> list[str]:
     """What is still there, one line each; empty if nothing.
 
     The kernel takes dead network namespaces apart in a worker of its own, and the programs attached

@@ -29,6 +29,7 @@ EVERYTHING = CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID
 T = TypeVar("T")
 NETNS_DIRECTORY = Path("/run/netns")
 _START_TIMEOUT_S = 30.0
+_ORPHAN_RETRIES = Path("/proc/sys/net/ipv4/tcp_orphan_retries")  # of the caller's namespace
 
 
 class InitHandle:
@@ -201,6 +202,27 @@ def refuse_taken_names(names: Sequence[str]) -> None:
                 f"{NETNS_DIRECTORY / name} is there, and no lab of ours made it",
                 hint=f"`ip netns delete {name}` removes it, or choose another --name",
             )
+
+
+def forsake_connections(names: Sequence[str]) -> None:
+    """Let TCP in the namespaces called NAMES give up at once on peers that are gone.
+
+    The last FIN of a killed process may find its peer's end taken apart already. The kernel then
+    repeats it for some 100 s (tcp_orphan_retries, ip-sysctl.rst), and so long the namespace lives
+    on without a name, with the programs attached in it.
+    """
+
+    def work() -> None:
+        for name in names:
+            # OSError: nothing is mounted there (half-built), or it is no network namespace.
+            with contextlib.suppress(OSError), open(NETNS_DIRECTORY / name) as namespace:
+                syscalls.setns(namespace.fileno(), CLONE_NEWNET)
+                _ORPHAN_RETRIES.write_text("1")
+
+    # In a thread of its own, which ends afterwards: it is the thread that moves.
+    thread = threading.Thread(target=work, name="leaving")
+    thread.start()
+    thread.join()
 
 
 def unbind_names(names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from ztlab.errors import DeadlineExceeded, NotFound, ZtError
 from ztlab.lab import processes, state
 from ztlab.lab.names import check_lab_name
-from ztlab.lab.namespaces import unbind_names
+from ztlab.lab.namespaces import forsake_connections, unbind_names
 from ztlab.lab.pace import scaled
 from ztlab.lab.state import InitProcess
 
@@ -50,6 +50,7 @@ def down_all() -> tuple[str, ...]:
 def remove(name: str) -> None:
     """The work itself, by whoever holds the lab's lock."""
     init, names = state.remains(name)
+    forsake_connections(names)
     if init is not None:
         end(init)
     unbind_names(names)
