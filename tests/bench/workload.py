@@ -37,9 +37,19 @@ class Workload:
 
 
 def workload(
-    rules: int, *, identities: int = IDENTITIES, flows: int = FLOWS, seed: int = 1
+    rules: int,
+    *,
+    identities: int = IDENTITIES,
+    flows: int = FLOWS,
+    used: int | None = None,
+    seed: int = 1,
 ) -> Workload:
-    """RULES between pairs drawn at random, FLOWS among them; the same for the same SEED."""
+    """RULES between pairs drawn at random, FLOWS among them; the same for the same SEED.
+
+    used  how many of the rules, the first, the flows are spread over; None: all
+    The first rules are the same however many follow, and so are flows that are spread over them.
+    """
+    used = used or rules
     dice = random.Random(seed)
     names = [f"i{number}" for number in range(identities)]
     made: dict[tuple[int, int, int], Rule] = {}
@@ -54,8 +64,8 @@ def workload(
             ports=(port,),
             action="allow",
         )
-    allowed = list(made)
-    dice.shuffle(allowed)
+    allowed = list(made)[:used]
+    random.Random(seed).shuffle(allowed)
     config = NodeConfig(
         version=1,
         network_id="2f1f0f5e-0000-4000-8000-000000000001",
@@ -78,9 +88,9 @@ def workload(
     return Workload(
         config=config,
         flows=[
-            Tuple(address(source), address(destination), 40_000 + number // rules, port)
+            Tuple(address(source), address(destination), 40_000 + number // used, port)
             for number in range(flows)
-            for source, destination, port in (allowed[number % rules],)
+            for source, destination, port in (allowed[number % used],)
         ],
         limits=Limits(
             ids=identities + 1, policy=max(rules, 1024), pairs=max(rules, 1024), rules=rules
