@@ -125,6 +125,15 @@ class Node:
             older[key] = bytes(fragment)
         self.datapath._maps["zt_frags"].put(older)
 
+    def age_quotas(self, seconds: float) -> None:
+        """Let every bucket have filled for that much longer."""
+        older = {}
+        for key, value in self.datapath._maps["zt_quotas"].items().items():
+            quota = abi.Quota.from_buffer_copy(value)
+            quota.full_at -= int(seconds * 1e9 * abi.QUOTA_FRACTION)
+            older[key] = bytes(quota)
+        self.datapath._maps["zt_quotas"].put(older)
+
 
 @pytest.fixture(scope="session", params=LOADERS)
 def loader(request: pytest.FixtureRequest) -> str:

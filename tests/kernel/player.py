@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 
 from agent import abi
 from agent.datapath.compile import desired_state
 from agent.datapath.datapath import Datapath
+from agent.datapath.libbpf import library
+from agent.datapath.loaded import Wanted
+from agent.datapath.loader import load
 from agent.datapath.state import DatapathState
 from tests.kernel import testrun
 from tests.kernel.conftest import ELSEWHERE, LOOPBACK, MARKS, Node
 from tests.kernel.stories import Step, Story
-from tests.kernel.truth import Fate, Truth, Way
+from tests.kernel.truth import Fate, Moment, Truth, Way
 from ztlab.model.config import NodeConfig
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
@@ -23,8 +29,10 @@ _EVENT = abi.Event
 _SIZE = ctypes.sizeof(_EVENT)
 _LONGEST = 2048
 
-Shot = tuple[Step, Fate, bool, int]
-"""A packet, what should become of it, whether it passed, and its mark then."""
+_HASH = 1  # BPF_MAP_TYPE_HASH
+
+Shot = tuple[Step, int, bool, int]
+"""A packet, when it was fired (ns), whether it passed, and its mark then."""
 
 
 class Gun:
@@ -47,11 +55,17 @@ class Gun:
         )
         self._reference = ctypes.byref(self._options)
 
-    def fire(self, program: int, packet: bytes, ingress_ifindex: int) -> tuple[int, int]:
-        """(what the program returned, the packet's mark); the packet must come out as it was."""
+    def fire(
+        self, program: int, packet: bytes, ingress_ifindex: int, gso: tuple[int, int]
+    ) -> tuple[int, int]:
+        """(what the program returned, the packet's mark); the packet must come out as it was.
+
+        gso  number and size of its segments
+        """
         size, options = testrun.ETHERNET + len(packet), self._options
         ctypes.memmove(ctypes.addressof(self._frame) + testrun.ETHERNET, packet, len(packet))
         self._context.ingress_ifindex = ingress_ifindex
+        self._context.gso_segs, self._context.gso_size = gso
         options.data_size_in, options.data_size_out = size, len(self._out)
         options.ctx_size_out = len(self._after)
         result = self._lib.bpf_prog_test_run_opts(program, self._reference)
@@ -89,20 +103,43 @@ class Played:
         return ""
 
 
-class Player:
-    """Plays stories, each on a node that remembers nothing of the one before."""
+@contextmanager
+def with_room_for(flows: int, wanted: Wanted) -> Iterator[Datapath]:
+    """The shipped programs, as WANTED otherwise, where a flow that finds no room gets none: their
+    LRU map always finds some, so they are loaded onto a plain hash of FLOWS entries instead."""
+    with ExitStack() as held:
+        first = load("libbpf", wanted)
+        held.callback(first.close)
+        sizes = ctypes.sizeof(abi.FlowKey), ctypes.sizeof(abi.Flow), flows
+        plain = library().bpf_map_create(_HASH, b"zt_flows", *sizes, None)
+        assert plain >= 0, os.strerror(-plain)
+        held.callback(os.close, plain)
+        second = load("libbpf", wanted, maps={**first.maps, "zt_flows": plain})
+        datapath = Datapath(replace(second, origin="fresh"))
+        held.callback(datapath.close)
+        yield datapath
 
-    def __init__(self, datapath: Datapath) -> None:
-        self._node, self._datapath = Node(datapath), datapath
+
+class Player:
+    """Plays stories, each on a node that remembers nothing of the one before.
+
+    flows   the node has room for so many; None: for more than a story has
+    astray  where the buckets were not as full as they should be when the last story was over; ""
+    """
+
+    def __init__(self, datapath: Datapath, flows: int | None = None) -> None:
+        self._node, self._datapath, self._flows = Node(datapath), datapath, flows
         self._gun = Gun()
         self._state: DatapathState | None = None
+        self.astray = ""
         datapath.set_logging(True, "packet")
 
     def play(self, story: Story) -> list[Played]:
         """Every packet of STORY, in order, and what became of it."""
+        assert story.flows == self._flows
         configs = [setup.config() for setup in story.setups]
-        truth = Truth(configs[0], AuthzMode.ENFORCE)
-        for name in ("zt_flows", "zt_frags"):
+        truth = Truth(configs[0], AuthzMode.ENFORCE, self._flows)
+        for name in ("zt_flows", "zt_frags", "zt_quotas"):
             memory = self._datapath._maps[name]
             memory.delete(memory.items())
         self._apply(configs[0])
@@ -111,9 +148,9 @@ class Player:
         chapter: list[Shot] = []
         for step in story.steps:
             if step.packet is not None:
-                chapter.append(self._shoot(step, truth))
+                chapter.append(self._shoot(step))
                 continue
-            played += self._read(chapter)
+            played += self._read(chapter, truth)
             chapter = []
             if step.mode is not None:
                 truth.set_mode(step.mode)
@@ -125,27 +162,53 @@ class Player:
                 truth.elapse(step.elapse)
                 self._node.age_flows(step.elapse)
                 self._node.age_fragments(step.elapse)
-        return [*played, *self._read(chapter)]
+                self._node.age_quotas(step.elapse)
+        played += self._read(chapter, truth)
+        wanted, found = truth.levels(), self._levels()
+        is_right = wanted.keys() == found.keys() and all(
+            # One that never was used is full since before the clock began.
+            (found[name] - early) % 2**64 <= late - early
+            for name, (early, late) in wanted.items()
+        )
+        self.astray = "" if is_right else f"want {wanted}, got {found}"
+        return played
+
+    def _levels(self) -> dict[str, int]:
+        """When each bucket is full again."""
+        assert self._state is not None
+        return {
+            self._state.tag_names[int.from_bytes(tag, "little")]: abi.Quota.from_buffer_copy(
+                value
+            ).full_at
+            for tag, value in self._datapath._maps["zt_quotas"].items().items()
+        }
 
     def _apply(self, config: NodeConfig) -> None:
         self._state = desired_state(config)
         self._node.configure(config)
 
-    def _shoot(self, step: Step, truth: Truth) -> Shot:
+    def _shoot(self, step: Step) -> Shot:
         assert step.packet is not None
         way, packet = step.packet
         hook = Hook.INGRESS if way is Way.TUNNEL else Hook.EGRESS
-        retval, mark = self._gun.fire(self._datapath.programs[hook], packet, _INGRESS_IFINDEX[way])
+        program = self._datapath.programs[hook]
+        fired_ns = time.monotonic_ns()
+        retval, mark = self._gun.fire(program, packet, _INGRESS_IFINDEX[way], step.gso)
         assert retval in (testrun.PASSED, testrun.DROPPED)
-        return step, truth.pass_on(way, packet), retval == testrun.PASSED, mark
+        return step, fired_ns, retval == testrun.PASSED, mark
 
-    def _read(self, chapter: list[Shot]) -> Iterator[Played]:
-        """What the events say of the shots of CHAPTER, all under one configuration."""
+    def _read(self, chapter: list[Shot], truth: Truth) -> Iterator[Played]:
+        """What the events say of the shots of CHAPTER, all under one configuration, and what TRUTH
+        says: of a packet that came when the program saw it, since buckets fill meanwhile."""
         records = b"".join(self._datapath.read_records(0))
         events = [_EVENT.from_buffer_copy(records, at) for at in range(0, len(records), _SIZE)]
         events.sort(key=lambda event: event.at_ns)  # they may be of several CPUs
         assert len(events) == len(chapter), "each packet has one event"
-        for (step, wanted, passed, mark), event in zip(chapter, events, strict=True):
+        for (step, fired_ns, passed, mark), event in zip(chapter, events, strict=True):
+            assert step.packet is not None
+            # The program looks at the clock before it writes the event.
+            at = Moment(fired_ns, event.at_ns, event.verdict == Verdict.OVER_QUOTA)
+            wanted = truth.pass_on(*step.packet, step.gso, at)
             yield Played(step, wanted, self._fate(event, wanted), passed, mark, event.source_tag)
 
     def _fate(self, event: abi.Event, wanted: Fate) -> Fate:
@@ -157,4 +220,6 @@ class Player:
             rules[event.rule - 1] if event.rule else None,
             names[event.source_tag] if is_named else None,
             names[event.destination_tag] if is_named else None,
+            event.packets if wanted.packets is not None else None,
+            event.bytes if wanted.size is not None else None,
         )

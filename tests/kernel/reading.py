@@ -57,6 +57,8 @@ class Reading:
     is_tracked  belongs to a flow, or would if there were one; opens: may begin one
     quoted      the packet that an ICMP error complains about
     piece       None: not in fragments
+    headers     bytes before what the transport carries; of a later fragment, those before it is
+                said to be one (no kernel makes a super-packet of fragments: each would have these)
     """
 
     fault: Verdict | None = None
@@ -66,6 +68,7 @@ class Reading:
     tcp_flags: int = 0
     quoted: Conversation | None = None
     piece: Piece | None = None
+    headers: int = 0
 
     @property
     def is_syn(self) -> bool:
@@ -81,11 +84,12 @@ class _Unsupported(Exception):
     pass
 
 
-def read(packet: bytes) -> Reading:
-    """PACKET, from its IP header on."""
+def read(packet: bytes, *, is_super: bool = False) -> Reading:
+    """PACKET, from its IP header on; IS_SUPER: it was put together from many, and where it is too
+    long for its length field (BIG TCP) that is 0."""
     reading = Reading()
     try:
-        _read_ip(packet, reading)
+        _read_ip(packet, reading, is_super)
     except _Malformed:
         reading.fault = Verdict.MALFORMED
     except _Unsupported:
@@ -93,12 +97,12 @@ def read(packet: bytes) -> Reading:
     return reading
 
 
-def _read_ip(packet: bytes, reading: Reading) -> None:
+def _read_ip(packet: bytes, reading: Reading, is_super: bool) -> None:
     version = packet[0] >> 4 if packet else 0
     if version == 4:
-        source, destination, protocol, rest = _read_ipv4(packet, reading)
+        source, destination, protocol, rest = _read_ipv4(packet, reading, is_super)
     elif version == 6:
-        source, destination, protocol, rest = _read_ipv6(packet, reading)
+        source, destination, protocol, rest = _read_ipv6(packet, reading, is_super)
     else:
         raise _Malformed
     reading.talk = Conversation((source, 0), (destination, 0), protocol)
@@ -106,26 +110,30 @@ def _read_ip(packet: bytes, reading: Reading) -> None:
         _read_transport(version, rest, reading, reading.talk)
 
 
-def _read_ipv4(packet: bytes, reading: Reading) -> tuple[bytes, bytes, int, bytes]:
+def _read_ipv4(packet: bytes, reading: Reading, is_super: bool) -> tuple[bytes, bytes, int, bytes]:
     """RFC 791. Source, destination, protocol, and what is behind the header."""
     if len(packet) < 20:
         raise _Malformed
     header = (packet[0] & 0xF) * 4
     total, id, fragment = struct.unpack_from("!H2sH", packet, 2)
+    if is_super and not total:
+        total = len(packet)
     if header < 20 or not header <= total <= len(packet):
         raise _Malformed
-    rest = packet[header:total]
+    reading.headers, rest = header, packet[header:total]
     offset, more = (fragment & 0x1FFF) * 8, bool(fragment & 0x2000)
     if offset or more:
         reading.piece = _piece(id, offset, len(rest), more)
     return packet[12:16], packet[16:20], packet[9], rest
 
 
-def _read_ipv6(packet: bytes, reading: Reading) -> tuple[bytes, bytes, int, bytes]:
+def _read_ipv6(packet: bytes, reading: Reading, is_super: bool) -> tuple[bytes, bytes, int, bytes]:
     """RFC 8200: the header and the extensions that are walked."""
     if len(packet) < 40:
         raise _Malformed
     payload, protocol = struct.unpack_from("!HB", packet, 4)
+    if is_super and not payload:
+        payload = len(packet) - 40
     if payload > len(packet) - 40:
         raise _Malformed
     source, destination, rest = packet[8:24], packet[24:40], packet[40 : 40 + payload]
@@ -150,6 +158,8 @@ def _read_ipv6(packet: bytes, reading: Reading) -> tuple[bytes, bytes, int, byte
         protocol, rest = rest[0], rest[size:]
         if reading.piece is not None and reading.piece.start:
             break  # what follows is the middle of something
+    is_later = reading.piece is not None and reading.piece.start > 0
+    reading.headers = 40 + payload - len(rest) - (8 if is_later else 0)
     return source, destination, protocol, rest
 
 
@@ -176,13 +186,16 @@ def _read_transport(version: int, rest: bytes, reading: Reading, talk: Conversat
             raise _Malformed
         ports = struct.unpack_from("!HH", rest)
         reading.tcp_flags = rest[13]
+        reading.headers += (rest[12] >> 4) * 4
     elif talk.protocol == UDP:
         if len(rest) < 8:
             raise _Malformed
         ports = struct.unpack_from("!HH", rest)
+        reading.headers += 8
     elif talk.protocol == _icmp(version):
         if len(rest) < 8:
             raise _Malformed
+        reading.headers += 8
         echo = _echo_ports(version, rest)
         request = _ECHO[version][0]
         reading.is_tracked, reading.opens = echo is not None, rest[0] == request

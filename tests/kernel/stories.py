@@ -26,8 +26,9 @@ from ztlab.model.flow import ICMP, ICMPV6, TCP, UDP
 from ztlab.model.policy import Policy
 from ztlab.model.verdict import AuthzMode
 
-GENE = 16
+GENE = 20
 _NUMBER = 3  # bytes: a whole story must fit into the 8 KiB that hypothesis gives one example
+FEW_FLOWS = 32  # room for so many, in a story that has little
 STEPS = 480  # of which fewer than one in ten is no packet: each of two policies gets more than 200
 NAMES = ("web", "api", "guest", "lan", "printer", "world")
 SELECTORS = (*NAMES, "lan6", "staff", "outside", "web", "api", "staff", "*", "*", "*", "*")
@@ -49,10 +50,11 @@ _DATA = bytes(range(1, 241))
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happens: a packet (way and bytes), a mode, another of the story's
-    configurations, or time going by (seconds)."""
+    """One thing that happens: a packet (way and bytes; number and size of the segments that a
+    super-packet has), a mode, another of the story's configurations, or time going by (seconds)."""
 
     packet: tuple[Way, bytes] | None = None
+    gso: tuple[int, int] = (0, 0)
     mode: AuthzMode | None = None
     apply: int | None = None
     elapse: int = 0
@@ -60,7 +62,11 @@ class Step:
     def written(self) -> Any:
         """As it stands in a file of the corpus."""
         if self.packet is not None:
-            return [self.packet[0].value, self.packet[1].hex()]
+            return [
+                self.packet[0].value,
+                self.packet[1].hex(),
+                *(self.gso if any(self.gso) else ()),
+            ]
         if self.mode is not None:
             return self.mode.word
         return {"apply": self.apply} if self.apply is not None else {"elapse": self.elapse}
@@ -69,7 +75,8 @@ class Step:
     def parsed(cls, text: Any) -> Step:
         """The inverse of `written`."""
         if isinstance(text, list):
-            return cls(packet=(Way(text[0]), bytes.fromhex(text[1])))
+            gso = (text[2], text[3]) if len(text) > 2 else (0, 0)
+            return cls(packet=(Way(text[0]), bytes.fromhex(text[1])), gso=gso)
         return cls(mode=AuthzMode[text.upper()]) if isinstance(text, str) else cls(**text)
 
 
@@ -90,10 +97,14 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What a node is configured to, the first setup at once, and what happens to it."""
+    """What a node is configured to, the first setup at once, and what happens to it.
+
+    flows  how many it has room for; None: enough
+    """
 
     setups: tuple[Setup, ...]
     steps: tuple[Step, ...]
+    flows: int | None = None
 
     def written(self) -> str:
         """As a file of the corpus."""
@@ -101,14 +112,17 @@ class Story:
             {"role": s.role, "without": list(s.without), "policy": s.policy} for s in self.setups
         ]
         steps = [step.written() for step in self.steps]
-        return yaml.safe_dump({"setups": setups, "steps": steps}, width=100, sort_keys=False)
+        room = {"flows": self.flows} if self.flows is not None else {}
+        written = {"setups": setups, **room, "steps": steps}
+        return yaml.safe_dump(written, width=100, sort_keys=False)
 
     @classmethod
     def parsed(cls, text: str) -> Story:
         """The inverse of `written`."""
         found = yaml.safe_load(text)
         setups = (Setup(s["role"], tuple(s["without"]), s["policy"]) for s in found["setups"])
-        return cls(tuple(setups), tuple(Step.parsed(step) for step in found["steps"]))
+        steps = tuple(Step.parsed(step) for step in found["steps"])
+        return cls(tuple(setups), steps, found.get("flows"))
 
 
 # --- policies ---
@@ -133,6 +147,14 @@ def _rules(draw: st.DrawFn, number: int) -> dict[str, Any]:
 
 
 _ports = st.sampled_from(PORTS)
+# From one behind which nearly nothing comes through to one that the player never reaches.
+_quotas = st.fixed_dictionaries(
+    {
+        "identity": st.sampled_from(("web", "guest", "web", "lan", "web", "printer")),
+        "rate": st.sampled_from(("500kbit", "1kbit", "2mbit", "1gbit")),
+        "burst": st.sampled_from(("1500B", "2kB", "8kB")),
+    }
+)
 _members = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True)
 
 
@@ -142,6 +164,7 @@ def setups(draw: st.DrawFn) -> Setup:
         "default": draw(st.sampled_from(("deny", "allow"))),
         "groups": {"staff": draw(_members), "outside": draw(_members)},
         "rules": [draw(_rules(i)) for i in range(draw(st.integers(0, 9)))],
+        "quotas": draw(st.lists(_quotas, max_size=3, unique_by=lambda quota: quota["identity"])),
     }
     return Setup(
         draw(st.sampled_from(("mesh",) * 7 + ("client",))),
@@ -151,11 +174,13 @@ def setups(draw: st.DrawFn) -> Setup:
 
 
 @st.composite
-def stories(draw: st.DrawFn, steps: int = STEPS) -> Story:
+def stories(draw: st.DrawFn, flows: tuple[int | None, ...] = (None,), steps: int = STEPS) -> Story:
+    """Each with room for one of FLOWS."""
     numbers = draw(st.binary(min_size=_NUMBER * steps, max_size=_NUMBER * steps))
     both = draw(setups()), draw(setups())
     genes = (numbers[i : i + _NUMBER] for i in range(0, len(numbers), _NUMBER))
-    return Story(both, tuple(_steps([_gene(number) for number in genes if any(number)])))
+    written = tuple(_steps([_gene(number) for number in genes if any(number)]))
+    return Story(both, written, draw(st.sampled_from(flows)))
 
 
 def _gene(number: bytes) -> bytes:
@@ -263,6 +288,16 @@ class _Writer:
         last = replace((syn, answer)[g[11] % 2], flags=_FLAGS[g[8] % len(_FLAGS)])
         yield Step(packet=(last.way, last.written(b"")))
 
+    def flooding(self, g: bytes) -> Iterator[Step]:
+        """Big packets of one conversation out of the tunnel, one behind the other."""
+        packet = replace(self.sent[-1 - g[12] % len(self.sent)], way=Way.TUNNEL)
+        if g[1] % 8:
+            source, destination = (p.WEB, p.WEB, p.GUEST)[g[3] % 3], p.API
+            packet = replace(packet, source=_ADDRESSES[source, packet.is_ipv4],
+                             destination=_ADDRESSES[destination, packet.is_ipv4])  # fmt: skip
+        step = Step(packet=(packet.way, packet.written(_DATA * (1 + g[4] % 6))), gso=_segments(g))
+        yield from (step for _ in range(4 + g[5] % 8))
+
     def scattered(self, g: bytes) -> Iterator[Step]:
         """Pieces of one packet in any order, with holes between them."""
         packet = self.sent[-1 - g[12] % len(self.sent)]
@@ -332,8 +367,27 @@ def _steps(genes: list[bytes]) -> Iterator[Step]:
             yield from writer.hanging_up(g)
         elif what < 28 and writer.sent:
             yield from writer.scattered(g)
+        elif what < 33 and writer.sent:
+            yield from writer.flooding(g)
         else:
-            yield Step(packet=writer.packet(g))
+            way, packet = writer.packet(g)
+            gso = _segments(g)
+            if gso[1] and g[19] < 48:
+                packet = _without_length(packet)
+            yield Step(packet=(way, packet), gso=gso)
+
+
+def _segments(g: bytes) -> tuple[int, int]:
+    """Number and size of a super-packet's segments, of which a tun device says the size alone."""
+    if g[16] >= 32:
+        return 0, 0
+    return (0, 2, 5, 44, 0, 64)[g[17] % 6], (8, 1, 13, 1400)[g[18] % 4]
+
+
+def _without_length(packet: bytes) -> bytes:
+    """As one that is longer than its header can say."""
+    at = 2 if packet[0] >> 4 == 4 else 4
+    return packet[:at] + b"\0\0"[: len(packet) - at] + packet[at + 2 :]
 
 
 def _address(text: str, is_ipv4: bool) -> bytes:

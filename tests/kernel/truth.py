@@ -20,6 +20,7 @@ from ztlab.model.verdict import AuthzMode, Verdict
 
 FRAGMENT_LIFE_S = 30
 HOLES = 3
+_SECOND = 16 * 10**9  # what buckets are measured in: sixteenths of a nanosecond, rounded down
 _NO_MORE = Decision(verdict=Verdict.ALLOWED)
 
 
@@ -52,12 +53,16 @@ class Fate:
 
     rule                 the one that decided
     source, destination  names, "world" or "unknown"; None: not said where the packet is malformed
+    packets, size        how many it is on the wire, and their bytes; None: not said where it is a
+                         super-packet whose form is at fault
     """
 
     verdict: Verdict
     rule: str | None
     source: str | None
     destination: str | None
+    packets: int | None
+    size: int | None
 
 
 @dataclass(slots=True)
@@ -107,12 +112,67 @@ class Whole:
         return sum(unit - 1 not in self.units for unit in self.units if unit)
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When a program looked at the clock: in nanoseconds, at the earliest and at the latest.
+
+    is_over  was the packet over its quota then? It says so where the time is not exact enough to
+    """
+
+    earliest: int = 0
+    latest: int = 0
+    is_over: bool = False
+
+    @property
+    def ticks(self) -> tuple[int, int]:
+        """As buckets count."""
+        return self.earliest * _SECOND // 10**9, self.latest * _SECOND // 10**9
+
+
+NEVER = Moment()
+
+
+@dataclass(slots=True)
+class Bucket:
+    """What a quota leaves an identity (bytes per second, and at once); full, where it never was
+    used. While there is anything in it a packet passes, and may leave a debt.
+
+    full_at  when it is full again, at the earliest and at the latest: as exact as the times are
+    """
+
+    rate: int
+    burst: int
+    full_at: tuple[int, int] = (0, 0)
+
+    def is_empty(self, at: Moment) -> bool | None:
+        """Is there nothing in it? None: it depends on when exactly that is."""
+        depth, (early, late) = self.burst * _SECOND // self.rate, at.ticks
+        if self.full_at[0] - late >= depth:
+            return True
+        return False if self.full_at[1] - early < depth else None
+
+    def take(self, at: Moment, size: int) -> None:
+        """SIZE bytes pass."""
+        cost = size * _SECOND // self.rate
+        early, late = map(max, self.full_at, at.ticks)
+        self.full_at = early + cost, late + cost
+
+    def elapse(self, seconds: float) -> None:
+        early, late = self.full_at
+        self.full_at = early - int(seconds * _SECOND), late - int(seconds * _SECOND)
+
+
 class Truth:
     """One node, as the table has it. `pass_on` is the packet, `configure`, `set_mode` and `elapse`
-    the rest of the world."""
+    the rest of the world.
 
-    def __init__(self, config: NodeConfig, mode: AuthzMode) -> None:
+    flows  how many it has room for, where none is ever forgotten for another; None: enough
+    """
+
+    def __init__(self, config: NodeConfig, mode: AuthzMode, flows: int | None = None) -> None:
         self.mode, self.now = mode, 0.0
+        self._room = flows
+        self._buckets: dict[str, Bucket] = {}
         self._epoch = 1
         self._flows: dict[object, Entry] = {}
         self._wholes: dict[object, Whole] = {}
@@ -122,6 +182,13 @@ class Truth:
         self._config, self._epoch = config, self._epoch + 1
         self._is_client = config.node.role == "client"
         self._policy = config.policy or Policy()
+        held = self._buckets
+        self._buckets = {}
+        for quota in self._policy.quotas:
+            bucket = Bucket(quota.rate_bytes_s, quota.burst_bytes)
+            was = held.get(quota.identity)
+            is_same = was is not None and (was.rate, was.burst) == (bucket.rate, bucket.burst)
+            self._buckets[quota.identity] = was if was and is_same else bucket
         self._prefixes = list(_prefixes(config))
         self._owners: dict[bytes, Owner] = {}
 
@@ -132,19 +199,38 @@ class Truth:
 
     def elapse(self, seconds: float) -> None:
         self.now += seconds
+        for bucket in self._buckets.values():
+            bucket.elapse(seconds)
 
-    def pass_on(self, way: Way, packet: bytes) -> Fate:
-        """What becomes of PACKET, and of what is remembered."""
+    def levels(self) -> dict[str, tuple[int, int]]:
+        """When each bucket is full again, at the earliest and at the latest."""
+        return {name: bucket.full_at for name, bucket in self._buckets.items()}
+
+    def pass_on(
+        self,
+        way: Way,
+        packet: bytes,
+        gso: tuple[int, int] = (0, 0),
+        at: Moment = NEVER,
+    ) -> Fate:
+        """What becomes of PACKET, and of what is remembered.
+
+        gso  number and size of its segments; no number: as many as its payload makes
+        """
         if way is Way.LAN and self._is_client:
             way = Way.LOCAL  # row 13: what it forwards counts as its own
-        reading = read(packet)
+        reading = read(packet, is_super=gso[1] > 0)
+        on_wire = _on_wire(reading, len(packet), gso)
         if reading.fault is Verdict.MALFORMED:
             is_dropped = self.mode is AuthzMode.ENFORCE and way is not Way.TRANSIT
-            return Fate(Verdict.MALFORMED if is_dropped else Verdict.OBSERVED, None, None, None)
+            verdict = Verdict.MALFORMED if is_dropped else Verdict.OBSERVED
+            return Fate(verdict, None, None, None, *on_wire)
         assert reading.talk is not None
         source, destination = self._ends(way, reading.talk)
+        self._bucket = self._buckets.get(source) if way is Way.TUNNEL else None
+        self._at, self._size = at, on_wire[1] or 0
         decision = self._decision(way, reading, source)
-        return Fate(decision.verdict, decision.rule, source, destination)
+        return Fate(decision.verdict, decision.rule, source, destination, *on_wire)
 
     # --- whose ---
 
@@ -245,7 +331,7 @@ class Truth:
             verdict = Verdict.ESTABLISHED
             if entry is None or entry.is_tombstone:
                 verdict = Verdict.OBSERVED
-            if entry is None and opens:
+            if entry is None and opens and self._has_room(talk):
                 entry = self._open(way, talk, _NO_MORE, epoch=0)
             if entry is not None:
                 if entry.is_tombstone:
@@ -253,13 +339,15 @@ class Truth:
                 self._touch(entry, reading)
             return Decision(verdict=verdict)
         if entry is not None:
-            decision = self._judged(way, entry)
+            decision = self._limited(self._judged(way, entry))
             if not decision.verdict.is_drop:
                 self._touch(entry, reading)
             return decision
-        decision = self._judge(way, talk)
+        decision = self._limited(self._judge(way, talk))
         if decision.verdict.is_drop:
             return decision
+        if opens and not self._has_room(talk):
+            return Decision(verdict=Verdict.MAP_FULL)
         if opens:
             self._touch(self._open(way, talk, decision, self._epoch), reading)
         return Decision(verdict=Verdict.OBSERVED) if way is Way.LOCAL else decision
@@ -273,6 +361,19 @@ class Truth:
         if entry.way is Way.LOCAL and way is Way.TUNNEL:
             return Decision(verdict=Verdict.UNKNOWN_SOURCE)
         return entry.decision
+
+    def _limited(self, decision: Decision) -> Decision:
+        """DECISION, or that the source's bucket is empty, where it lets the packet on."""
+        if decision.verdict.is_drop or self._bucket is None:
+            return decision
+        is_empty = self._bucket.is_empty(self._at)
+        if self._at.is_over if is_empty is None else is_empty:
+            return Decision(verdict=Verdict.OVER_QUOTA, rule=decision.rule)
+        self._bucket.take(self._at, self._size)
+        return decision
+
+    def _has_room(self, talk: Conversation) -> bool:
+        return self._room is None or talk.key in self._flows or len(self._flows) < self._room
 
     def _open(self, way: Way, talk: Conversation, decision: Decision, epoch: int) -> Entry:
         entry = Entry(talk, way, decision, epoch)
@@ -311,7 +412,7 @@ class Truth:
     def _quoting(self, way: Way, quoted: Conversation, entry: Entry) -> Decision:
         if self.mode is AuthzMode.OBSERVE:
             return Decision(verdict=Verdict.ESTABLISHED)
-        return self._judged(way, entry)
+        return self._limited(self._judged(way, entry))
 
     # --- fragments: row 15 ---
 
@@ -339,6 +440,18 @@ class Truth:
             return reading, Verdict.FRAGMENT
         later = Reading(talk=whole.first.talk, is_tracked=whole.first.is_tracked, piece=piece)
         return later, None
+
+
+def _on_wire(reading: Reading, length: int, gso: tuple[int, int]) -> tuple[int | None, int | None]:
+    """How many packets LENGTH bytes are on the wire, and how many bytes they have there: each has
+    the headers."""
+    number, size = gso
+    if (number or size) and reading.fault is not None:
+        return None, None
+    if not number and size:
+        number = (length - reading.headers + size - 1) // size
+    number = max(number, 1)
+    return number, length + (number - 1) * reading.headers
 
 
 def _takes(whole: Whole, units: set[int], piece: Piece) -> bool:
