@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agent.events import Naming
+from agent.events import Chunk, Naming
 from agent.flowlog import Emitted, EventBuffer, FlowLog, Observer, Reading
 from agent.ledger import Ledger, LogCounts
 from tests.unit.agent.chunks import NAMING, chunk
@@ -412,6 +412,34 @@ def test_what_the_sweeper_makes_is_delivered_like_what_the_kernel_wrote(tmp_path
     log.stop()
     assert sum(pushed) == 22
     assert log.counts() == LogCounts(emitted=22, delivered=22, flow_records=12)
+
+
+def test_a_record_of_a_flow_is_booked_before_it_can_be_anywhere(tmp_path: Path) -> None:
+    """Else a kill would leave it delivered, and never emitted."""
+    booked: list[int] = []
+    ledger = Ledger(tmp_path / "counts")
+    ledger.begin(account=1, consumed=0)
+
+    class Watched(EventBuffer):
+        def add(self, chunk: Chunk) -> None:
+            booked.append(ledger.update(lambda: (0, 0)).in_flight - self.held)
+            super().add(chunk)
+
+    passes = iter([[chunk(3), chunk(4)]])
+    log = FlowLog(
+        ledger,
+        Watched(ledger, capacity=100 * SIZE, flush_at=SIZE, flush_after_s=1.0),
+        read=Ring().read,
+        emitted=Ring().counters,
+        push=lambda _: None,
+        is_ready=lambda: True,
+        sweep=lambda room: next(passes, ()),
+        sweep_s=0.01,
+    )
+    log.start()
+    wait_for(lambda: log.counts().delivered == 7)
+    log.stop()
+    assert booked == [3, 4]
 
 
 def test_a_sweep_that_fails_is_tried_again(tmp_path: Path) -> None:
