@@ -298,7 +298,7 @@ def uninstall() -> None:
         remove = (str(BIN / "zt-agent"), "remove", "--config", f"/etc/zt-agent/{name}.toml")
         command("nsenter", f"--net=/run/netns/{name}", *remove)
         unit = network.UNITS / f"zt-{name}.service"
-        command("rm", "-r", str(unit), f"{unit}.d", f"/var/lib/zt-{name}")
+        command("rm", "-r", str(unit), f"{unit}.d", f"/var/lib/zt-{name}", f"/run/zt-{name}")
     run("uninstall-agent")
     run("uninstall-coordinator")
     left = {
