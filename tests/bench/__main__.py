@@ -13,7 +13,7 @@ import sys
 
 from tests.bench import report
 
-BENCHMARKS = ("verdict", "growth", "policy", "log_drain", "agent_start", "tcp")
+BENCHMARKS = ("verdict", "growth", "policy", "log_drain", "flow_records", "agent_start", "tcp")
 
 
 def main() -> int:

@@ -124,7 +124,14 @@ def as_line(node: str, event: Mapping[str, Any], *, width: int = 0) -> str:
             _protocol(event),
             click.style(verdict, fg=colour, bold=True) + (f" by {rule}" if rule else ""),
         )
-    )
+    ) + _sums(event)
+
+
+def _sums(event: Mapping[str, Any]) -> str:
+    """What a flow record says besides."""
+    if event.get("kind") not in ("update", "end"):
+        return ""
+    return f", {event['kind']}: {event['packets']} packets, {event['length']} B"
 
 
 def _end(event: Mapping[str, Any], which: str) -> str:
