@@ -3,7 +3,7 @@
 main       signals; starts and stops everything else
 load       compiles and loads the programs, while the interface is made and the node enrols
 watch      repairs what somebody removed, when the kernel tells of it (else within 10 s); reads
-           peers and maps back (30 s); makes late peers anew (0.1 s while any is)
+           peers and maps back (30 s); makes late peers anew (agent/handshakes.py)
 names      looks up again what did not resolve (30 s); apart, since a resolver may be slow
 session    talks to the coordinator and applies what it sends
 flowlog    reads the ring;  flowsweep  goes through the flows (10 s);  logpush  pushes batches
@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agent import host, settings, standalone, state
 from agent.applied import Applied, LastGood
@@ -51,11 +51,11 @@ from ztlab.model.verdict import AuthzMode
 from ztlab.notify import Notifier
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 WATCH_S = 1.0
 LOOK_S = 10.0  # between looks at the host that nothing called for
 DRIFT_S = 30.0  # between readings of all peers and maps
-HANDSHAKE_S = 0.1
 RESOLVE_S = 30.0
 
 
@@ -302,9 +302,9 @@ class Agent:
 
     def _watch_over(self) -> None:
         look_at, read_at = 0.0, time.monotonic() + DRIFT_S
-        waits = True
+        hasten_in_s: float | None = 0.0
         while not self._stopping.is_set():
-            is_concerned = self._host.wait(HANDSHAKE_S if waits else WATCH_S)
+            is_concerned = self._host.wait(WATCH_S if hasten_in_s is None else hasten_in_s)
             if self._shall_reload:
                 self._reload()
             now = time.monotonic()
@@ -314,9 +314,9 @@ class Agent:
             if now >= read_at:
                 self._attempt(self.sync.check_drift)
                 read_at = now + DRIFT_S
-            if waits or is_concerned or self._look_now.is_set():
+            if hasten_in_s is not None or is_concerned or self._look_now.is_set():
                 self._look_now.clear()
-                waits = bool(self._attempt(self.sync.hasten_handshakes))
+                hasten_in_s = self._attempt(self.sync.hasten_handshakes)
             self._notifier.alive()
             self._notifier.status(in_one_line(self))
 
@@ -324,7 +324,7 @@ class Agent:
         while not self._stopping.wait(RESOLVE_S):
             self._attempt(self.sync.resolve_again)
 
-    def _attempt(self, what: Callable[[], object]) -> object:
+    def _attempt(self, what: Callable[[], T]) -> T | None:
         """Do WHAT; a failure is logged, and the next second is another chance."""
         try:
             return what()

@@ -14,10 +14,14 @@ from agent.wireguard.backend import PeerSpec, WgPeer
 
 FIRST_S = 0.3
 LONGEST_S = 5.0
+# Looking reads every peer: often while the network starts, but not for one that is switched off.
+LOOK_SOON_S, LOOK_LATER_S = 0.1, 1.0
+LOOK_SOON_FOR_S = 5.0
 
 
 @dataclass(slots=True)
 class _Waiting:
+    since: float
     due_at: float
     interval_s: float
 
@@ -33,10 +37,12 @@ class Handshakes:
         self._waiting: dict[str, _Waiting] = {}
         self._done: set[str] = set()
 
-    @property
-    def is_waiting(self) -> bool:
-        """Is any first handshake still awaited?"""
-        return bool(self._waiting)
+    def look_in_s(self, now_s: float) -> float | None:
+        """How soon to ask `late` again, at NOW_S; None: no first handshake is awaited."""
+        if not self._waiting:
+            return None
+        latest = max(waiting.since for waiting in self._waiting.values())
+        return LOOK_SOON_S if now_s - latest < LOOK_SOON_FOR_S else LOOK_LATER_S
 
     def late(
         self, now_s: float, wanted: Iterable[PeerSpec], there: Mapping[str, WgPeer]
@@ -58,7 +64,9 @@ class Handshakes:
                 self._done.add(key)
                 self._waiting.pop(key, None)
             elif key not in self._waiting:
-                self._waiting[key] = _Waiting(due_at=now_s + FIRST_S, interval_s=FIRST_S)
+                self._waiting[key] = _Waiting(
+                    since=now_s, due_at=now_s + FIRST_S, interval_s=FIRST_S
+                )
             elif now_s >= self._waiting[key].due_at:
                 late.append(spec)
                 self._postpone(self._waiting[key], now_s)

@@ -423,16 +423,16 @@ class Synchronizer:
             self._apply(config, endpoints, outside)
 
     @owned
-    def hasten_handshakes(self) -> bool:
-        """Make late peers anew; is any first handshake still awaited?"""
+    def hasten_handshakes(self) -> float | None:
+        """Make late peers anew; in how many seconds to look again, None: nobody is awaited."""
         if self._applied is None or self._is_closed:
-            return False
-        peers = self._wg.state().peers
-        late = self._handshakes.late(time.monotonic(), self._applied.peers.values(), peers)
+            return None
+        now, peers = time.monotonic(), self._wg.state().peers
+        late = self._handshakes.late(now, self._applied.peers.values(), peers)
         for peer in late:
             log.debug("first handshake with %s is late: making it anew", peer.endpoint)
         self._make_anew(late)
-        return self._handshakes.is_waiting
+        return self._handshakes.look_in_s(now)
 
     def _make_anew(self, peers: Iterable[PeerSpec]) -> None:
         for peer in peers:
