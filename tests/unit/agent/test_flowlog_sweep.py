@@ -82,7 +82,7 @@ def test_records_of_flows_leave_half_of_the_buffer_to_events_that_cannot_wait(
         release.wait(5)
 
     def sweep(room: Any) -> Any:
-        while (count := room()) > 0:
+        while not release.is_set() and (count := room()) > 0:
             rooms.append(count)
             yield chunk(min(count, 7))
 
