@@ -1,9 +1,10 @@
 """Passes over the flow table: what the log is told of flows, and which entries are forgotten.
 
 A flow's first packet is the programs' to tell. A pass tells of each flow what it has counted since
-it was told of last, and takes out of the table the flows that are over. To the programs such an
-entry is as good as none: nobody adds to it any more, so what it says when it is taken out are the
-flow's sums, exactly, and that it is gone changes nothing for a packet.
+it was told of last, and takes out of the table the flows that are over, once it has told of their
+end: whoever is killed in between leaves that to a successor. To the programs such an entry is as
+good as none: nobody adds to it any more, so what it says are the flow's sums, exactly, and that it
+is gone changes nothing for a packet.
 
 Between the reading and the taking a packet may begin the flow anew. What was taken out is then put
 back at once. A packet that comes within these microseconds is judged like the first of a flow; a
@@ -19,7 +20,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, compress, repeat
+from itertools import chain, compress, islice, repeat
 from operator import ne
 from typing import Protocol
 
@@ -100,8 +101,7 @@ class FlowSweep:
         self._known, self._owed = {}, {}
         now_ns = self._clock_ns()
         idle = chain.from_iterable(_idle(*batch, now_ns) for batch in self._table.batches())
-        for _ in self._taken_out(list(idle)):
-            pass
+        self._take_out(list(islice(idle, TAKEN_MAX)))
 
     def records(self, room: Callable[[], int]) -> Iterator[bytearray]:
         """A pass that tells, packed (struct zt_event): of flows that are over, and then of those
@@ -118,10 +118,11 @@ class FlowSweep:
             raise
         over = [*found.over, *self._known.items()]  # what was not found again is gone
         self._known = found.flows
-        over += self._taken_out(found.idle)
-        for start in range(0, len(over), CHUNK):
-            rows = [(key, value, NOTHING) for key, value in over[start : start + CHUNK]]
-            yield flowrows.records(rows, EventFlag.END)
+        yield from _ends(over)
+        for start in range(0, min(len(found.idle), TAKEN_MAX), CHUNK):
+            part = found.idle[start : min(start + CHUNK, TAKEN_MAX)]
+            yield from _ends(part)
+            yield from _ends(self._take_out(part))
         if found.idle:
             ending = {key for key, _ in found.idle}
             found.changed = [row for row in found.changed if row[0] not in ending]
@@ -142,17 +143,17 @@ class FlowSweep:
             known = [NOTHING if key in self._owed else value for key, value in both]
         found.changed += compress(zip(*each, known, strict=True), map(ne, each[1], known))
 
-    def _taken_out(self, idle: Sequence[Entry]) -> Iterator[Entry]:
-        """Take the IDLE flows out of the table, no more than one pass may; those that are over."""
-        for key, value in idle[:TAKEN_MAX]:
+    def _take_out(self, idle: Sequence[Entry]) -> list[Entry]:
+        """Take the IDLE flows out of the table; what else came to its end by that."""
+        displaced = []
+        for key, value in idle:
             taken = self._table.take(key)
             self._known.pop(key, None)
             if taken is None or is_same_flow(taken, value):
-                yield key, taken or value
                 continue
-            yield key, value
             if not self._table.put_back(key, taken):
-                yield key, taken
+                displaced.append((key, taken))
+        return displaced
 
     def _updates(self, changed: Sequence[Row], room: Callable[[], int]) -> Iterator[bytearray]:
         """Records of the CHANGED flows as far as there is ROOM."""
@@ -177,6 +178,12 @@ class _Found:
     changed: list[Row] = field(default_factory=list)
     over: list[Entry] = field(default_factory=list)
     idle: list[Entry] = field(default_factory=list)
+
+
+def _ends(entries: Sequence[Entry]) -> Iterator[bytearray]:
+    for start in range(0, len(entries), CHUNK):
+        rows = [(key, value, NOTHING) for key, value in entries[start : start + CHUNK]]
+        yield flowrows.records(rows, EventFlag.END)
 
 
 def _idle(keys: bytes, values: bytes, now_ns: int) -> Iterator[Entry]:

@@ -125,6 +125,18 @@ def test_a_flow_that_was_forgotten_before_it_was_taken_out_ends_all_the_same() -
     assert log.told() == []
 
 
+def test_a_flow_is_taken_out_only_once_its_end_was_told() -> None:
+    """So that the successor of who is killed in between tells of it."""
+    (one,) = keys(1)
+    table = Table((one, flow(**OVER)))
+    log = Log(table)
+    passing = log.sweep.records(lambda: 0)
+    assert len(next(passing)) == 2 * SIZE and list(table.entries) == [one]
+    del passing  # and whoever heard of it
+    successor = Log(table)
+    assert successor.told() == [(1, END, 3), (8080, END, 2)] and not table.entries
+
+
 def test_one_pass_takes_out_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "TAKEN_MAX", 4)
     table = Table(*((each, flow(packets=(1, 0), **OVER)) for each in keys(10)))
