@@ -109,16 +109,15 @@ class FlowSweep:
         pass: nothing is lost by that, because it is sums that are told."""
         now_ns = self._clock_ns()
         found = _Found()
-        try:
-            for keys, values in self._table.batches():
-                found.idle += _idle(keys, values, now_ns)
-                self._compare(keys, values, found)
-        except BaseException:
-            self._known |= found.flows
-            raise
-        over = [*found.over, *self._known.items()]  # what was not found again is gone
-        self._known = found.flows
-        yield from _ends(over)
+        for keys, values in self._table.batches():
+            found.idle += _idle(keys, values, now_ns)
+            self._compare(keys, values, found)
+        # Only now that all was read is anything remembered.
+        self._known.update((key, value) for key, value, _ in found.changed)
+        if len(self._known) > len(found.keys):
+            gone = self._known.keys() - set(found.keys)
+            found.over += [(key, self._known.pop(key)) for key in gone]
+        yield from _ends(found.over)
         for start in range(0, min(len(found.idle), TAKEN_MAX), CHUNK):
             part = found.idle[start : min(start + CHUNK, TAKEN_MAX)]
             yield from _ends(part)
@@ -129,10 +128,10 @@ class FlowSweep:
         yield from self._updates(found.changed, room)
 
     def _compare(self, keys: bytes, values: bytes, found: _Found) -> None:
-        """Take note of one batch in FOUND; what is left in _known was not found yet."""
+        """Take note of one batch in FOUND."""
         each = list(_parts(keys, KEY_SIZE)), list(_parts(values, VALUE_SIZE))
-        known = list(map(self._known.pop, each[0], repeat(NEWBORN)))
-        found.flows.update(zip(*each, strict=True))
+        known = list(map(self._known.get, each[0], repeat(NEWBORN)))
+        found.keys += each[0]
         begun = (column(data, Flow, "created_ns", "Q") for data in (values, b"".join(known)))
         for i in compress(range(len(known)), map(ne, *begun)):
             if known[i] is not NEWBORN:
@@ -174,7 +173,7 @@ class FlowSweep:
 class _Found:
     """What a pass found; over, idle: flows that were replaced, and that shall be taken out."""
 
-    flows: dict[bytes, bytes] = field(default_factory=dict)
+    keys: list[bytes] = field(default_factory=list)
     changed: list[Row] = field(default_factory=list)
     over: list[Entry] = field(default_factory=list)
     idle: list[Entry] = field(default_factory=list)
