@@ -51,18 +51,43 @@ def run(config_path: Path, standalone: Path | None, remove_on_exit: bool, verbos
 
 @main.command("remove")
 @click.option("--config", "config_path", type=_PATH, required=True, help="agent.toml")
-def remove_command(config_path: Path) -> None:
+@click.option("--stale", is_flag=True, help="Only pins of network namespaces that are gone.")
+@click.option("--yes", is_flag=True, help="With --stale: remove them without asking.")
+def remove_command(config_path: Path, stale: bool, yes: bool) -> None:
     """Take back what a stopped agent left in force: interface, programs, belt, routes, sysctls.
 
-    The node's key and its last good configuration stay.
+    The node's key and its last good configuration stay. With --stale this node is left as it is,
+    whether its agent runs or not.
     """
     from agent.removal import remove
     from ztlab import log
 
+    if yes and not stale:
+        raise click.UsageError("--yes goes with --stale")
     log.setup("zt-agent", verbose=False)
+    if stale:
+        _remove_stale(config_path, yes=yes)
+        return
     complaints = remove(config_path)
     if complaints:
         raise ZtError("; ".join(complaints), hint="the rest was removed; try again as root")
+    click.echo("removed")
+
+
+def _remove_stale(config_path: Path, *, yes: bool) -> None:
+    from agent.removal import find_stale, remove_stale
+
+    found = find_stale(config_path)
+    for each in found:
+        click.echo(f"{each.directory}: {each.interface} in net:[{each.namespace}]")
+    if not found:
+        click.echo("no pins of a network namespace that is gone")
+        return
+    if not yes:
+        click.confirm("These namespaces are not seen anywhere. Remove their pins?", abort=True)
+    stay = [f"{each.directory} stays: {why}" for each in found if (why := remove_stale(each))]
+    if stay:
+        raise ZtError("; ".join(stay), hint="the rest was removed")
     click.echo("removed")
 
 

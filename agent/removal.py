@@ -15,6 +15,7 @@ from agent.datapath import attach, belt
 from agent.datapath.adoption import Inherited
 from agent.datapath.generations import RuleBook
 from agent.datapath.pins import Pins
+from agent.datapath.stale import Stale, discard, stale
 from agent.keyfiles import KeyFiles
 from agent.settings import Settings
 from agent.wireguard.backend import Backend
@@ -39,6 +40,22 @@ def remove(config_path: Path) -> tuple[str, ...]:
             return complaints + take_back(loaded, links, backend)
         finally:
             links.close()
+
+
+def find_stale(config_path: Path) -> tuple[Stale, ...]:
+    """Pins, where an agent with this configuration has its own, of namespaces that seem gone."""
+    loaded = settings.load(config_path)
+    host.require_root()
+    return stale(loaded.run_path)
+
+
+def remove_stale(found: Stale) -> str:
+    """Remove them; "", or why they stay."""
+    try:
+        is_gone = discard(found)
+    except (ZtError, OSError) as error:
+        return str(error)
+    return "" if is_gone else "its programs run, in a namespace that is not seen from here"
 
 
 def _ours(loaded: Settings, links: Links) -> tuple[Backend | None, tuple[str, ...]]:

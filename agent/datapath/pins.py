@@ -31,7 +31,7 @@ from ztlab.model.codec import field
 from ztlab.model.verdict import Hook
 
 BPFFS = Path("/sys/fs/bpf")
-_OURS = "ztlab"
+OURS = "ztlab"
 _NEXT = "-next"
 _MAGIC = 0xCAFE4A11  # BPF_FS_MAGIC, linux/magic.h
 _NOSUID, _NODEV, _NOEXEC = 2, 4, 8  # mount(2)
@@ -131,7 +131,7 @@ class Pins:
         self._root = file_system(run_dir)
         inode = os.stat("/proc/self/ns/net").st_ino
         # The BPF file system takes no name with a dot (kernel/bpf/inode.c, bpf_lookup).
-        self.directory = self._root / _OURS / str(inode) / interface.replace(".", "%2e")
+        self.directory = self._root / OURS / str(inode) / interface.replace(".", "%2e")
         self._current = self.directory / f"v{abi.SCHEMA}"
         self._next = self.directory / f"v{abi.SCHEMA}{_NEXT}"
 
@@ -150,7 +150,7 @@ class Pins:
 
     def stage(self, loaded: Loaded, statement: Statement) -> None:
         """Pin what was LOADED beside the set in force; `settle` makes it the one in force."""
-        _discard(self._next)
+        discard(self._next)
         try:
             for kind, objects in (
                 ("programs", {abi.PROGRAMS[hook]: fd for hook, fd in loaded.programs.items()}),
@@ -159,12 +159,12 @@ class Pins:
                 folder = self._next / kind
                 folder.mkdir(0o700, parents=True)
                 for name, fd in objects.items():
-                    _pin(fd, folder / name)
+                    pin(fd, folder / name)
             numbers = {hook.word: program_id(fd) for hook, fd in loaded.programs.items()}
             stated = {**codec.encode(statement), "programs": numbers}
             state.write_json(self._statement_of(self._next), stated)
         except OSError as error:
-            _discard(self._next)
+            discard(self._next)
             raise HostUnfit(
                 f"cannot pin in {self._next}: {error.strerror}", hint="is it writable?"
             ) from error
@@ -172,31 +172,31 @@ class Pins:
     def settle(self) -> None:
         """The staged programs run on the interface: theirs is the only set from now on."""
         if self._next.is_dir():
-            _discard(self._current)
+            discard(self._current)
             os.replace(self._statement_of(self._next), self._statement_of(self._current))
             self._next.rename(self._current)
         for other in self._sets():
             if other != self._current:
-                _discard(other)
+                discard(other)
                 self._statement_of(other).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Unpin everything of this interface, and unmount a file system of our own."""
         for directory in self._sets():
-            _discard(directory)
+            discard(directory)
             self._statement_of(directory).unlink(missing_ok=True)
-        for folder in (self.directory, self.directory.parent, self._root / _OURS):
+        for folder in (self.directory, self.directory.parent, self._root / OURS):
             with contextlib.suppress(OSError):  # not there; or not empty: another interface's
                 folder.rmdir()
         own = self._run_dir / "bpf"
-        if self._root == own and not (own / _OURS).exists():
+        if self._root == own and not (own / OURS).exists():
             ctypes.CDLL(None).umount2(os.fsencode(own), 0)
             with contextlib.suppress(OSError):
                 own.rmdir()
 
     def _sets(self) -> list[Path]:
         with contextlib.suppress(FileNotFoundError):
-            return [path for path in self.directory.iterdir() if _schema_of(path) is not None]
+            return [path for path in self.directory.iterdir() if schema_of(path) is not None]
         return []
 
     def _statement_of(self, directory: Path) -> Path:
@@ -209,17 +209,17 @@ class Pins:
             hooks = {name: hook for hook, name in abi.PROGRAMS.items()}
             programs = {
                 hooks[name]: fd
-                for name, fd in _opened_in(directory / "programs", held)
+                for name, fd in opened_in(directory / "programs", held)
                 if name in hooks
             }
-            maps = dict(_opened_in(directory / "maps", held))
+            maps = dict(opened_in(directory / "maps", held))
         except OSError:
             held.close()
             return None
         if set(programs) != set(Hook):
             held.close()
             return None
-        schema = _schema_of(directory)
+        schema = schema_of(directory)
         assert schema is not None
         return PinnedSet(
             directory=directory,
@@ -241,24 +241,28 @@ class Pins:
         return None
 
 
-def _schema_of(directory: Path) -> int | None:
+def schema_of(directory: Path) -> int | None:
+    """The version of the set in DIRECTORY; None: its name is that of no set."""
     name = directory.name.removesuffix(_NEXT)
     return int(name[1:]) if name[:1] == "v" and name[1:].isdigit() else None
 
 
-def _discard(directory: Path) -> None:
+def discard(directory: Path) -> None:
+    """Unpin all that is in DIRECTORY, and remove it."""
     shutil.rmtree(directory, ignore_errors=True)
     if directory.is_dir():
         raise ZtError(f"cannot remove {directory}", hint="is the BPF file system read-only here?")
 
 
-def _pin(fd: int, path: Path) -> None:
+def pin(fd: int, path: Path) -> None:
+    """Hold what FD stands for at PATH; OSError where that cannot be."""
     result = library().bpf_obj_pin(fd, os.fsencode(path))
     if result:
         raise OSError(-result, os.strerror(-result))
 
 
-def _opened_in(folder: Path, held: ExitStack) -> Iterator[tuple[str, int]]:
+def opened_in(folder: Path, held: ExitStack) -> Iterator[tuple[str, int]]:
+    """The name of each pin in FOLDER, and a descriptor that HELD closes."""
     for path in sorted(folder.iterdir()):
         fd = library().bpf_obj_get(os.fsencode(path))
         if fd < 0:
