@@ -8,7 +8,6 @@ import socket
 import ssl
 import time
 import uuid
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.contract.wire import EVENT, Follower, answer_to, challenge, refusal, until
+from tests.contract.wire import EVENT, Follower, answer_to, challenge, refusal
 from tests.unit.batches import packed
 from tests.unit.coordinator.process import STOP_S, Coordinator, Keys, running
+from tests.unit.coordinator.served import until
 from ztlab.client.admin import AdminClient
 from ztlab.client.node import NodeClient
 from ztlab.client.transport import fetch_authority
@@ -29,19 +29,6 @@ from ztlab.model.logbatch import OFFSETS, SIZE
 LOW_ORDER = base64.b64encode(bytes(31) + b"\x00").decode()
 NOT_REDUCED = base64.b64encode((2**255 - 19 + 9).to_bytes(32, "little")).decode()
 HIGH_BIT = base64.b64encode(b"\x09" + bytes(30) + b"\x80").decode()
-
-
-@pytest.fixture(scope="module")
-def coordinator() -> Iterator[Coordinator]:
-    with running() as here:
-        yield here
-
-
-@pytest.fixture
-def admin(coordinator: Coordinator) -> Iterator[AdminClient]:
-    client = coordinator.admin()
-    yield client
-    client.close()
 
 
 @pytest.fixture

@@ -8,26 +8,14 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from tests.contract.wire import Follower, answer_to, challenge, refusal, until
-from tests.unit.coordinator.process import Coordinator, Keys, running
+from tests.contract.wire import Follower, answer_to, challenge, refusal
+from tests.unit.coordinator.process import Coordinator, Keys
+from tests.unit.coordinator.served import until
 from ztlab.client.admin import AdminClient
 from ztlab.client.keys import KeyChange
 from ztlab.client.node import NodeClient
 from ztlab.model.config import NodeConfig
 from ztlab.model.identity import client_id, decode_public_key
-
-
-@pytest.fixture(scope="module")
-def coordinator() -> Iterator[Coordinator]:
-    with running() as here:
-        yield here
-
-
-@pytest.fixture
-def admin(coordinator: Coordinator) -> Iterator[AdminClient]:
-    client = coordinator.admin()
-    yield client
-    client.close()
 
 
 class Pair:

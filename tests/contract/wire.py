@@ -1,10 +1,9 @@
-"""What the tests of the wire share: waiting, refusals, a node at its stream, proofs by hand."""
+"""What the tests of the wire share: refusals, a node at its stream, proofs by hand."""
 
 from __future__ import annotations
 
 import base64
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -36,13 +35,6 @@ EVENT: dict[str, Any] = {
     "peer_node_id": None,
     "peer_client_id": None,
 }
-
-
-def until(holds: Callable[[], bool], what: str, within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.01)
 
 
 def refusal(call: Callable[[], object]) -> int | None:

@@ -14,10 +14,8 @@ import pytest
 from agent.keyfiles import KeyFiles, Stage
 from agent.keys import NodeKey
 from agent.rotation import COMMIT_S, Rotation, RotationStatus
-from agent.session import Session
-from agent.settings import CoordinatorSettings, Settings
 from tests.contract.wire import Follower
-from tests.unit.agent.test_session import until
+from tests.unit.agent.sessions import new_session, node_settings
 from tests.unit.coordinator.process import (
     Coordinator,
     Keys,
@@ -25,11 +23,11 @@ from tests.unit.coordinator.process import (
     start,
     wait_until_it_answers,
 )
+from tests.unit.coordinator.served import until
 from ztlab.client.admin import AdminClient
 from ztlab.client.node import NodeClient
 from ztlab.errors import ZtError
 from ztlab.model.config import NodeConfig, Revision
-from ztlab.model.verdict import AuthzMode
 
 
 class Node:
@@ -50,25 +48,8 @@ class Node:
     def restart(self) -> None:
         """What a new agent makes of what is on disk."""
         self.files = KeyFiles(self.directory)
-        at = CoordinatorSettings(
-            url=self.coordinator.url, setup_key_file=str(self.directory / "setup-key")
-        )
-        settings = Settings(
-            name=self.name,
-            authz_mode=AuthzMode.ENFORCE,
-            logging_enabled=True,
-            state_dir=str(self.directory),
-            coordinator=at,
-        )
-        self.session = Session(
-            settings,
-            at,
-            self.files.current,
-            apply=self._apply,
-            confirm=lambda revision, digest: None,
-            have=lambda: None,
-            dice=lambda: 0.5,
-        )
+        settings = node_settings(self.directory, self.coordinator.url, self.name)
+        self.session = new_session(settings, self.files.current, apply=self._apply)
         self.rotation = Rotation(self.files, ask=self.session.ask, use=self._use)
         self.session.start()
 
@@ -98,15 +79,9 @@ class Node:
 
 @pytest.fixture
 def coordinator() -> Iterator[Coordinator]:
+    """Each test's own: some of them stop it."""
     with running() as here:
         yield here
-
-
-@pytest.fixture
-def admin(coordinator: Coordinator) -> Iterator[AdminClient]:
-    client = coordinator.admin()
-    yield client
-    client.close()
 
 
 @pytest.fixture

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,41 +21,15 @@ from agent.session import (
     _renew_at,
     _require_ours,
 )
-from agent.settings import CoordinatorSettings, Settings
+from tests.contract.wire import EVENT
+from tests.unit.agent.sessions import new_session, node_settings
 from tests.unit.batches import packed
 from tests.unit.coordinator.process import Coordinator, running, start, wait_until_it_answers
+from tests.unit.coordinator.served import until
 from ztlab.client.admin import AdminClient
 from ztlab.errors import Refused, ZtError
 from ztlab.model import proof
 from ztlab.model.config import NodeConfig, Revision, Self
-from ztlab.model.verdict import AuthzMode
-
-EVENT: dict[str, Any] = {
-    "at": "2026-01-31T12:00:00.000001Z",
-    "kind": "flow",
-    "verdict": "malformed",
-    "hook": "ingress",
-    "source": "::",
-    "destination": "::",
-    "protocol": 6,
-    "source_port": 0,
-    "destination_port": 0,
-    "source_identity": "unknown",
-    "destination_identity": "unknown",
-    "source_tag": 0,
-    "destination_tag": 0,
-    "rule": None,
-    "length": 60,
-    "peer_node_id": None,
-    "peer_client_id": None,
-}
-
-
-def until(holds: Callable[[], Any], what: str, within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.01)
 
 
 class Node:
@@ -66,28 +39,19 @@ class Node:
         self.directory, self.name = directory, name
         directory.mkdir(exist_ok=True)
         self.setup_key_file = directory / "setup-key"
-        self.settings = Settings(
-            name=name,
-            authz_mode=AuthzMode.ENFORCE,
-            logging_enabled=True,
-            state_dir=str(directory),
-            coordinator=CoordinatorSettings(url=url, setup_key_file=str(self.setup_key_file)),
-        )
+        self.settings = node_settings(directory, url, name)
         self.last_good = LastGood(directory / "config.json")
         self.confirmed: list[Revision] = []
         self.refuses: str | None = None
         self.session = self.new_session()
 
     def new_session(self) -> Session:
-        assert self.settings.coordinator is not None
-        return Session(
+        return new_session(
             self.settings,
-            self.settings.coordinator,
             load_or_make(self.directory / "private.key"),
             apply=self.apply,
             confirm=self.confirm,
             have=lambda: self.last_good.current.config.digest() if self.last_good.current else None,
-            dice=lambda: 0.5,
         )
 
     def apply(self, revision: Revision, config: NodeConfig) -> None:
@@ -107,19 +71,6 @@ class Node:
         self.session.stop()
         self.session = self.new_session()
         self.session.start()
-
-
-@pytest.fixture(scope="module")
-def coordinator() -> Iterator[Coordinator]:
-    with running() as here:
-        yield here
-
-
-@pytest.fixture
-def admin(coordinator: Coordinator) -> Iterator[AdminClient]:
-    client = coordinator.admin()
-    yield client
-    client.close()
 
 
 @pytest.fixture
@@ -245,7 +196,8 @@ def test_log_batches_are_pushed_and_stored_even_of_packets_nobody_could_parse(
     admin: AdminClient, node: Node
 ) -> None:
     joined(admin, node)
-    node.session.push_logs(packed(EVENT))
+    nobodys = {"source": "::", "destination": "::", "source_tag": 0, "destination_tag": 0}
+    node.session.push_logs(packed({**EVENT, **nobodys, "verdict": "malformed"}))
     stored = admin.logs(node=node.name).items
     assert [item["verdict"] for item in stored] == ["malformed"]
 

@@ -1,0 +1,7 @@
+"""What the tests of the wire are given."""
+
+from __future__ import annotations
+
+from tests.unit.coordinator.served import admin, coordinator
+
+__all__ = ["admin", "coordinator"]
