@@ -55,6 +55,7 @@ class PolicyFlag(IntFlag):
     FROM_ANY = 16
     TO_ANY = 32
     ANY_TO_ANY = 64
+    CHANGING = 128
 
 
 class Logging(IntEnum):

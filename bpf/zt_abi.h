@@ -79,6 +79,9 @@ enum zt_config_word {
 #define ZT_POLICY_FROM_ANY 16u
 #define ZT_POLICY_TO_ANY 32u
 #define ZT_POLICY_ANY_TO_ANY 64u
+/* The agent is changing identities, and has yet to raise the epoch: whoever finds this set after a
+ * crash does so, or flows that were judged before would never be judged again. Not the programs' matter. */
+#define ZT_POLICY_CHANGING 128u
 #define ZT_EPOCH_SHIFT 8           /* the epoch has 32 bits, of which 0 means "never judged" */
 
 /* zt_ids, zt_nets: whose address is it? */

@@ -95,16 +95,34 @@ static __always_inline __u32 zt_voucher(const struct zt_flow *flow,
 	return 1u << (passage->origin + (zt_flow_is_forward(flow, passage) ? 0 : ZT_ORIGIN_LOCAL));
 }
 
+/* What a flow says of its ends and its verdict, each read once: another CPU may be judging it anew. */
+struct zt_known {
+	__u64 judged;
+	__u64 source;
+	__u64 destination;
+};
+
+static __always_inline struct zt_known zt_known_of(const struct zt_flow *flow)
+{
+	struct zt_known known = {
+		.judged = *(volatile const __u64 *)&flow->judged,
+		.source = *(volatile const __u64 *)&flow->vouched[0],
+		.destination = *(volatile const __u64 *)&flow->vouched[1],
+	};
+
+	return known;
+}
+
 /* Are both addresses known from an earlier packet of FLOW, in this epoch, so that the packet is
  * established without asking whose they are? */
-static __always_inline bool zt_is_vouched(const struct zt_flow *flow,
+static __always_inline bool zt_is_vouched(const struct zt_flow *flow, const struct zt_known *known,
 					  const struct zt_passage *passage)
 {
-	__u64 source = flow->vouched[0], destination = flow->vouched[1], judged = flow->judged;
 	__u32 epoch = zt_epoch(passage);
 
-	return source >> 32 == epoch && destination >> 32 == epoch && judged >> 32 == epoch &&
-	       source & zt_voucher(flow, passage) && !zt_is_tombstone(judged) &&
+	return known->source >> 32 == epoch && known->destination >> 32 == epoch &&
+	       known->judged >> 32 == epoch && known->source & zt_voucher(flow, passage) &&
+	       !zt_is_tombstone(known->judged) &&
 	       !zt_flow_is_expired(flow, passage->key.protocol, passage->now);
 }
 
@@ -338,23 +356,26 @@ static __always_inline void zt_decide(struct zt_passage *passage)
 {
 	const struct zt_packet *packet = &passage->packet;
 	struct zt_flow *flow = 0;
+	struct zt_known known = {};
 
 	passage->judged = zt_judgement(ZT_OBSERVED, 0);
 	zt_flow_key_of_packet(passage);
 	if (packet->is_tracked && !packet->fault && passage->origin != ZT_ORIGIN_TRANSIT)
 		flow = zt_flows_lookup(&passage->key);
+	if (flow)
+		known = zt_known_of(flow);
 	if (flow && passage->is_enforcing && !packet->is_syn && !packet->is_fragment &&
-	    zt_is_vouched(flow, passage)) {
+	    zt_is_vouched(flow, &known, passage)) {
 		bool is_forward = zt_flow_is_forward(flow, passage);
-		__u32 source = flow->vouched[0] >> ZT_VOUCHED_TAG_SHIFT & 0xffffff;
-		__u32 destination = flow->vouched[1];
+		__u32 source = known.source >> ZT_VOUCHED_TAG_SHIFT & 0xffffff;
+		__u32 destination = known.destination;
 
 		passage->source_tag = is_forward ? source : destination;
 		passage->destination_tag = is_forward ? destination : source;
 		if (zt_is_over_quota(passage))
-			passage->judged = (flow->judged & ~0xffull) | ZT_OVER_QUOTA;
+			passage->judged = (known.judged & ~0xffull) | ZT_OVER_QUOTA;
 		else
-			zt_establish(passage, flow, flow->judged);
+			zt_establish(passage, flow, known.judged);
 	} else {
 		zt_decide_slowly(passage, flow);
 	}

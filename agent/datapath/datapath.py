@@ -9,9 +9,9 @@ epoch sees the change, and every flow judged before is judged again.
 from __future__ import annotations
 
 import ctypes
-import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from agent.abi import ConfigWord, IPNetwork, LogCounter, Logging, PolicyFlag, St
 from agent.datapath import adoption, encode
 from agent.datapath import attach as filters
 from agent.datapath.adoption import Inherited, LastLog
+from agent.datapath.barrier import wait_for_programs
 from agent.datapath.events import DatapathEvent, Generations, boot_time_ns, decode
 from agent.datapath.generations import RuleBook
 from agent.datapath.hits import HitCounters, RuleHits
@@ -38,7 +39,7 @@ from ztlab.model import logbatch
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
 _PER_CPU = frozenset({"zt_stats", "zt_log"})
-_SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
+_NOT_OF_A_POLICY = PolicyFlag.SLOT | PolicyFlag.CHANGING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +182,7 @@ class Datapath:
         """Our programs run: what they replaced is caught up with, and let go."""
         if self._before is not None:
             if self._loaded.origin == "carried":
-                _wait_for_programs()
+                wait_for_programs()
                 self._inherited.add(adoption.catch_up(self._before, self._maps))
                 self._replaced_log = adoption.last_log(self._before)
             self._before.close()
@@ -221,15 +222,16 @@ class Datapath:
 
     def remove_identities(self, desired: DatapathState) -> bool:
         """Delete every prefix that DESIRED does not have; True where there was one."""
-        changed = False
         wanted = encode.identity_entries(desired)
-        for name, entries in zip(("zt_ids", "zt_nets"), wanted, strict=True):
-            gone = self._maps[name].items().keys() - entries.keys()
-            self._maps[name].delete(gone)
-            changed |= bool(gone)
-        if changed:
-            self._raise_epoch()
-        return changed
+        gone = {
+            name: self._maps[name].items().keys() - entries.keys()
+            for name, entries in zip(("zt_ids", "zt_nets"), wanted, strict=True)
+        }
+        changed = any(gone.values())
+        with self._identities_changing(changed) as is_unfinished:
+            for name, keys in gone.items():
+                self._maps[name].delete(keys)
+        return changed or is_unfinished
 
     def apply_policy(self, desired: DatapathState) -> bool:
         """Put DESIRED's policy in force in one step; True where it was not so already.
@@ -243,7 +245,7 @@ class Datapath:
         in_force = encode.in_slot(*held, slot)
         # What is quick to compare comes first.
         is_same = (
-            word & ~PolicyFlag.SLOT & 0xFF == encode.policy_flags(desired)
+            word & ~_NOT_OF_A_POLICY & 0xFF == encode.policy_flags(desired)
             and self._generations.rules == desired.rules
             and len(in_force[1]) == len(desired.pairs)
             and in_force == encode.policy_entries(desired, slot)
@@ -269,7 +271,7 @@ class Datapath:
             self._config[ConfigWord.POLICY] = epoch << abi.EPOCH_SHIFT | flags
         # A packet may still be reading the old slot. Where that cannot be waited for, the next
         # change deletes it.
-        if _wait_for_programs():
+        if wait_for_programs():
             self._hits.fold(slot)
             for bpf_map, old in zip((policy, pairs), in_force, strict=True):
                 bpf_map.delete(old)
@@ -288,17 +290,17 @@ class Datapath:
 
     def put_identities(self, desired: DatapathState) -> bool:
         """Write every prefix that is missing or means something else; True where there was one."""
-        changed = self._config[ConfigWord.SELF] != desired.self_tag
-        self._config[ConfigWord.SELF] = desired.self_tag
         wanted = encode.identity_entries(desired)
+        fresh = {}
         for name, entries in zip(("zt_ids", "zt_nets"), wanted, strict=True):
             held = self._maps[name].items()
-            fresh = {key: value for key, value in entries.items() if held.get(key) != value}
-            self._maps[name].put(fresh)
-            changed |= bool(fresh)
-        if changed:
-            self._raise_epoch()
-        return changed
+            fresh[name] = {key: value for key, value in entries.items() if held.get(key) != value}
+        changed = any(fresh.values()) or self._config[ConfigWord.SELF] != desired.self_tag
+        with self._identities_changing(changed) as is_unfinished:
+            self._config[ConfigWord.SELF] = desired.self_tag
+            for name, missing in fresh.items():
+                self._maps[name].put(missing)
+        return changed or is_unfinished
 
     def drift(self, desired: DatapathState) -> tuple[int, int]:
         """(identity prefixes, policy entries) that the maps have otherwise than DESIRED, which was
@@ -460,9 +462,22 @@ class Datapath:
     def _next_epoch(self) -> int:
         return self.epoch % abi.EPOCH_MAX + 1
 
-    def _raise_epoch(self) -> None:
+    @contextmanager
+    def _identities_changing(self, changes: bool) -> Iterator[bool]:
+        """The block changes identity maps, if CHANGES; then the epoch rises, whatever interrupts us
+        in between: at the latest when a successor comes here. Yields whether we are that one."""
+        word = self._config[ConfigWord.POLICY]
+        is_unfinished = bool(word & PolicyFlag.CHANGING)
+        if changes:
+            with self._changing:
+                self._config[ConfigWord.POLICY] |= PolicyFlag.CHANGING
+        yield is_unfinished
+        if changes or is_unfinished:
+            self._raise_epoch(without=PolicyFlag.CHANGING)
+
+    def _raise_epoch(self, *, without: int = 0) -> None:
         with self._changing:
-            flags = self._config[ConfigWord.POLICY] & 0xFF
+            flags = self._config[ConfigWord.POLICY] & 0xFF & ~without
             self._config[ConfigWord.POLICY] = self._next_epoch() << abi.EPOCH_SHIFT | flags
 
 
@@ -476,16 +491,3 @@ def _require_sizes(maps: Mapping[str, BpfMap]) -> None:
                 f"map {name} has keys and values of {found} bytes, agent/abi.py says {wanted}",
                 hint="the programs and the agent are of different versions: reinstall the agent",
             )
-
-
-def _wait_for_programs() -> bool:
-    """Wait until every program that runs now has ended; False where the kernel cannot tell.
-
-    MEMBARRIER_CMD_GLOBAL is synchronize_rcu() (kernel/sched/membarrier.c), and programs run inside
-    an RCU read section. A kernel with nohz_full refuses it.
-    """
-    number = _SYS_MEMBARRIER.get(platform.machine())
-    if number is None:
-        return False
-    global_command = 1
-    return int(ctypes.CDLL(None).syscall(number, global_command, 0, 0)) == 0

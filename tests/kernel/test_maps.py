@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
@@ -18,7 +19,7 @@ from agent.datapath.state import IdentityEntry
 from tests.kernel import packets as p
 from tests.kernel import testrun
 from tests.kernel.conftest import MARKS, Node
-from tests.unit.agent.datapath.configs import node_config, rule
+from tests.unit.agent.datapath.configs import TAGS, node_config, rule
 from ztlab.errors import ZtError
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
 
@@ -96,6 +97,44 @@ def test_what_an_interrupted_change_left_behind_is_cleared_by_the_next(node: Nod
     node.configure(TWO_PORTS)
     keys = map(abi.PolicyKey.from_buffer_copy, datapath._maps["zt_policy"].items())
     assert sorted((key.protocol, key.port) for key in keys) == [(17, 53), (17, 5353)]
+
+
+@pytest.mark.parametrize("phase", ["remove_identities", "put_identities"])
+def test_a_change_of_identities_cut_off_before_its_epoch_cuts_flows_all_the_same(
+    node: Node, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """Its successor finds the maps as they should be: only a mark in the policy word is left."""
+    datapath, allow = node.datapath, rule("r", "web", "api", "allow")
+    guest = IPv4Network(p.GUEST)
+    after = desired_state(node_config(allow, without=("guest",)))
+    if phase == "put_identities":  # the address stays, and is somebody else's
+        after = replace(after, identities={**after.identities, guest: IdentityEntry(5, Kind.NODE)})
+    as_web = {**after.identities, guest: IdentityEntry(TAGS["web"], Kind.NODE)}
+    before = replace(after, identities=as_web)
+    for change in (datapath.remove_identities, datapath.apply_policy, datapath.put_identities):
+        change(before)
+    for source in (p.WEB, p.GUEST):
+        assert node.ingress(p.udp(source, p.API, 1, 2)).passed
+        assert node.ingress(p.udp(source, p.API, 1, 2)).verdict is Verdict.ESTABLISHED
+    with monkeypatch.context() as patch:
+        patch.setattr(Datapath, "_raise_epoch", killed)
+        with pytest.raises(Killed):
+            getattr(datapath, phase)(after)
+    epoch = datapath.epoch
+    for change in (datapath.remove_identities, datapath.apply_policy, datapath.put_identities):
+        change(after)
+    assert datapath.epoch == epoch + 1
+    assert not node.ingress(p.udp(p.GUEST, p.API, 1, 2)).passed
+    assert node.ingress(p.udp(p.WEB, p.API, 1, 2)).verdict is Verdict.ESTABLISHED
+    assert not datapath.remove_identities(after) and not datapath.put_identities(after)
+
+
+class Killed(Exception):
+    """The agent is gone."""
+
+
+def killed(*_: object, **__: object) -> None:
+    raise Killed
 
 
 def test_foreign_entries_in_the_identity_maps_are_removed(node: Node) -> None:
