@@ -2,7 +2,7 @@
 
 WireGuard proves that a packet's source is in its peer's AllowedIPs; the identity map says whose it
 is. That is a proof of identity only while the map refines AllowedIPs: every entry inside one prefix
-of a peer, every prefix covered by an entry.
+of a peer (but what lies behind a gateway that is none), every prefix covered by an entry.
 """
 
 from __future__ import annotations
@@ -47,11 +47,13 @@ def _entries_astray(wanted: DatapathState, found: Mapping[IPNetwork, IdentityEnt
 def _unrefined(config: NodeConfig, found: Mapping[IPNetwork, IdentityEntry]) -> int:
     if config.node.role == "client":
         return 0  # names nobody, so claims nothing
-    own = {ip_network(r.cidr) for r in config.resources if r.gateway == config.node.name}
+    # Behind this node or a gateway it has no tunnel to: no peer can send what comes from there.
+    peers = {peer.name for peer in config.peers}
+    elsewhere = {ip_network(r.cidr) for r in config.resources if r.gateway not in peers}
     behind_peers = [
         prefix
         for prefix, entry in found.items()
-        if entry.kind is not Kind.SELF and prefix not in own and entry.kind is not Kind.VIA
+        if entry.kind not in (Kind.SELF, Kind.VIA) and prefix not in elsewhere
     ]
     allowed = {ip_network(prefix) for peer in config.peers for prefix in peer.allowed_ips}
     routers = {prefix for prefix, entry in found.items() if entry.kind is Kind.VIA}

@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import ip_network
 
+import pytest
+
 from agent.abi import IPNetwork, Kind
 from agent.datapath.compile import desired_state
 from agent.datapath.state import IdentityEntry
 from agent.drift import drift
 from agent.keys import NodeKey
 from agent.wireguard.backend import WgPeer, WgState
-from ztlab.model.config import Identity, NodeConfig, Peer, Resource, Self
+from coordinator.distribute import node_config
+from tests.unit.coordinator.networks import network, node
+from ztlab.model.config import Identity, NodeConfig, Peer, Resource, Role, Self
 
 GATEWAY = NodeKey(bytes(range(32))).public_key
 CLIENT = NodeKey(bytes(range(1, 33))).public_key
@@ -133,3 +137,27 @@ def test_a_resource_behind_this_very_gateway_needs_no_peer() -> None:
         said, node=replace(said.node, role="gateway"), resources=(*said.resources, own)
     )
     assert counted(said=gateway) == 0
+
+
+def test_a_resource_behind_a_gateway_that_is_a_peer_must_be_among_its_prefixes() -> None:
+    said = config()
+    narrowed = replace(said.peers[0], allowed_ips=("10.0.0.2/32", "172.16.0.1/32"))
+    assert counted(said=replace(said, peers=(narrowed, said.peers[1]))) == 1
+
+
+@pytest.mark.parametrize("name", ["gw1", "gw2", "c1", "m1", "m2"])
+def test_what_the_coordinator_says_to_each_node_of_a_network_with_everything_has_no_drift(
+    name: str,
+) -> None:
+    roles: dict[str, Role] = {
+        "gw1": "gateway", "gw2": "gateway", "c1": "client", "m1": "mesh", "m2": "mesh",
+    }  # fmt: skip
+    nodes = [node(i, each, role) for i, (each, role) in enumerate(roles.items(), 1)]
+    whole = network(*nodes)
+    assert [r.gateway for r in whole.resources] == ["gw1"]
+    (asking,) = (each for each in nodes if each.name == name)
+    said = node_config(whole, asking)
+    assert counted(said=said) == 0
+    # What really is astray is counted on the same node.
+    first = replace(said.peers[0], allowed_ips=said.peers[0].allowed_ips[1:])
+    assert counted(said=said, wg=interface(replace(said, peers=(first, *said.peers[1:])))) == 1
