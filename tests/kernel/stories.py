@@ -367,7 +367,7 @@ def _steps(genes: list[bytes]) -> Iterator[Step]:
             yield from writer.hanging_up(g)
         elif what < 28 and writer.sent:
             yield from writer.scattered(g)
-        elif what < 33 and writer.sent:
+        elif what < 38 and writer.sent:
             yield from writer.flooding(g)
         else:
             way, packet = writer.packet(g)
