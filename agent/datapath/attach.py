@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from agent.abi import PROGRAMS
 from agent.datapath.maps import program_id
+from agent.netlink import IPRoute, NetlinkError
 from ztlab.errors import HostUnfit, NotFound, ZtError
 from ztlab.model.verdict import Hook
 

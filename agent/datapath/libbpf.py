@@ -35,6 +35,7 @@ _TYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_obj_get": (_INT, (_TEXT,)),
     "bpf_obj_pin": (_INT, (_INT, _TEXT)),
     "bpf_program__fd": (_INT, (_POINTER,)),
+    "bpf_program__set_autoload": (_INT, (_POINTER, ctypes.c_bool)),
     "bpf_program__set_type": (_INT, (_POINTER, _INT)),
     "libbpf_set_print": (_POINTER, (_POINTER,)),
 }

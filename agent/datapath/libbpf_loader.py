@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ztlab.model.verdict import Hook
 
 _SCHED_CLS = 3  # BPF_PROG_TYPE_SCHED_CLS
 _CONSTANTS = b".rodata.zt_load"
+_SHARED = (*abi.MAPS, abi.RINGS)
 _LINES_SHOWN = 40
 
 
@@ -34,17 +36,43 @@ def load(wanted: Wanted, *, maps: Mapping[str, int] | None = None) -> Loaded:
             f"there is no compiled object {built}",
             hint="python -m agent.datapath.build compiles it (clang, libbpf-dev)",
         )
-    with heard() as said, _opened(built, said) as object_:
-        _set_constants(object_, wanted, built)
-        _set_sizes(object_, wanted)
+    with heard() as said, ExitStack() as undo:
+
+        def prepared(programs: Collection[str]) -> int:
+            object_ = undo.enter_context(_opened(built, said))
+            _prepare(object_, wanted, built, programs)
+            return object_
+
+        whole = prepared(())
         if maps is not None:
-            _use(object_, maps)
-        for name in abi.PROGRAMS.values():
-            _check(library().bpf_program__set_type(_program(object_, name), _SCHED_CLS), name)
-        failure = library().bpf_object__load(object_)
-        if failure:
-            raise _not_taken(-failure, said)
-        return _taken_over(object_)
+            _use(whole, maps)
+        _load(whole, said)
+        shared = {name: _fd(whole, name) for name in _SHARED}
+        # Each program from an object of its own, onto the same maps: nearly all of the time goes
+        # into verifying them, and the kernel verifies two at once.
+        objects = {hook: prepared((name,)) for hook, name in abi.PROGRAMS.items()}
+        for object_ in objects.values():
+            _use(object_, shared)
+        with ThreadPoolExecutor(len(objects), "verify") as verifying:
+            for done in [verifying.submit(_load, each, said) for each in objects.values()]:
+                done.result()
+        return _taken_over(objects, shared)
+
+
+def _prepare(object_: int, wanted: Wanted, built: Path, programs: Collection[str]) -> None:
+    """Make an opened object ready to be loaded with PROGRAMS only."""
+    _set_constants(object_, wanted, built)
+    _set_sizes(object_, wanted)
+    for name in abi.PROGRAMS.values():
+        program = _program(object_, name)
+        _check(library().bpf_program__set_type(program, _SCHED_CLS), name)
+        _check(library().bpf_program__set_autoload(program, name in programs), name)
+
+
+def _load(object_: int, said: Sequence[str]) -> None:
+    failure = library().bpf_object__load(object_)
+    if failure:
+        raise _not_taken(-failure, said)
 
 
 @contextmanager
@@ -108,13 +136,12 @@ def _set_sizes(object_: int, wanted: Wanted) -> None:
 
 
 def _use(object_: int, maps: Mapping[str, int]) -> None:
-    for name in (*abi.MAPS, abi.RINGS):
+    for name in _SHARED:
         _check(library().bpf_map__reuse_fd(_map(object_, name.encode()), maps[name]), name)
 
 
-def _taken_over(object_: int) -> Loaded:
-    """Descriptors of our own: libbpf closes its own with the object."""
-    lib = library()
+def _taken_over(objects: Mapping[Hook, int], maps: Mapping[str, int]) -> Loaded:
+    """Descriptors of our own: libbpf closes its own with the objects."""
     with ExitStack() as undo:
 
         def own(fd: int) -> int:
@@ -123,15 +150,16 @@ def _taken_over(object_: int) -> Loaded:
             return copy
 
         programs: dict[Hook, int] = {
-            hook: own(lib.bpf_program__fd(_program(object_, name)))
-            for hook, name in abi.PROGRAMS.items()
+            hook: own(library().bpf_program__fd(_program(object_, abi.PROGRAMS[hook])))
+            for hook, object_ in objects.items()
         }
-        maps = {
-            name: own(lib.bpf_map__fd(_map(object_, name.encode())))
-            for name in (*abi.MAPS, abi.RINGS)
-        }
+        kept = {name: own(fd) for name, fd in maps.items()}
         release = undo.pop_all().close
-    return Loaded(loader="libbpf", programs=programs, maps=maps, release=release)
+    return Loaded(loader="libbpf", programs=programs, maps=kept, release=release)
+
+
+def _fd(object_: int, name: str) -> int:
+    return int(library().bpf_map__fd(_map(object_, name.encode())))
 
 
 def _map(object_: int, name: bytes) -> Any:

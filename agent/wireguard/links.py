@@ -22,9 +22,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
+from agent.netlink import IPRoute, NetlinkError
 from agent.wireguard.backend import Route, port_taken
 from ztlab.errors import ZtError
 

@@ -64,7 +64,7 @@ ALLOWED: dict[str, tuple[tuple[str, ...], str]] = {
 
 # Untyped or kernel-bound packages, and the only files behind which they may hide.
 FENCES: dict[str, str] = {
-    "pyroute2": r"agent/wireguard/\w+\.py|agent/datapath/attach\.py"
+    "pyroute2": r"agent/wireguard/\w+\.py|agent/netlink\.py"
     r"|ztlab/lab/(namespaces?|links?)\.py",
     "bcc": r"agent/datapath/\w+\.py",
 }
