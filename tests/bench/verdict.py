@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.datapath.datapath import Datapath
-from agent.datapath.limits import Limits
 from agent.datapath.marks import MarkLayout
 from tests.bench import live, report
 from tests.bench.generator import ACK, SYN, Generator, Mode, generator, tcp_packet
@@ -37,10 +36,10 @@ Rounds = dict[str, list[float]]
 
 
 @contextmanager
-def gateway(load: Workload, limits: Limits | None = None) -> Iterator[Datapath]:
+def gateway(load: Workload) -> Iterator[Datapath]:
     """LOAD's data plane, enforcing, with flow logging on, with every flow of it established."""
     datapath = Datapath.load(
-        marks=_MARKS, limits=limits or load.limits, l3_offset=testrun.ETHERNET, loader="libbpf"
+        marks=_MARKS, limits=load.limits, l3_offset=testrun.ETHERNET, loader="libbpf"
     )
     try:
         state = load.state()
@@ -84,6 +83,15 @@ def first(datapath: Datapath, packets: Generator) -> float:
     return took
 
 
+def first_with_room(datapath: Datapath, packets: Generator) -> float:
+    """The same, where nobody has to go for the new flows."""
+    flows = datapath._maps["zt_flows"]
+    flows.delete(flows.items())
+    took = first(datapath, packets)
+    assert datapath.flow_count() < 0.75 * flows.max_entries
+    return took
+
+
 def drain(datapath: Datapath) -> None:
     """Take all events out of the rings, as the agent would all the time."""
     while datapath.read_events(0):
@@ -120,14 +128,7 @@ def measured(cases: Mapping[str, Callable[[], float]], rounds: int) -> Rounds:
 def test_runs() -> list[report.Figure]:
     """The programs by BPF_PROG_TEST_RUN."""
     load = workload(RULES)
-    roomy = Limits(
-        ids=load.limits.ids,
-        policy=load.limits.policy,
-        pairs=load.limits.pairs,
-        rules=load.limits.rules,
-        flows=1 << 20,
-    )
-    with generator() as packets, gateway(load) as full, gateway(load, roomy) as room:
+    with generator() as packets, gateway(load) as full, gateway(load) as room:
         packets.use(load.flows)
         while full.flow_count() < load.limits.flows * 0.95:
             first(full, packets)
@@ -139,11 +140,10 @@ def test_runs() -> list[report.Figure]:
                 "one": lambda: one_flow(full, packets),
                 "established": lambda: established(full, packets),
                 "full": lambda: first(full, packets),
-                "room": lambda: first(room, packets),
+                "room": lambda: first_with_room(room, packets),
             },
             ROUNDS,
         )
-        assert room.flow_count() < roomy.flows, "the larger table was to have room left"
     net = {
         name: [value - min(found[without]) for value in found[name]]
         for name, without in (
