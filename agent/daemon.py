@@ -1,4 +1,4 @@
-"""zt-agent run: every part in its thread, started in order and stopped in the reverse.
+"""The agent: every part in its thread, started in order and stopped in the reverse.
 
 main       signals; starts and stops everything else
 load       compiles and loads the programs, while the interface is made and the node enrols
@@ -13,33 +13,26 @@ metrics    serves /metrics; a thread per scrape
 
 from __future__ import annotations
 
+import importlib
 import logging
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from agent import host, settings, standalone, state
+from agent import standalone, state
 from agent.applied import Applied, LastGood
-from agent.control_server import ControlServer
 from agent.datapath.datapath import Datapath
 from agent.datapath.limits import Limits
 from agent.datapath.marks import MarkLayout
 from agent.datapath.pins import Pins
 from agent.events import Names
-from agent.feed import DatapathFeed
-from agent.flowlog import EventBuffer, FlowLog
 from agent.keyfiles import KeyFiles
 from agent.keys import NodeKey
 from agent.ledger import Ledger
-from agent.metrics import MetricsServer, Snapshot
-from agent.rotation import WAIT_S, Rotation
-from agent.session import Session
 from agent.settings import LocalSwitches, Settings
 from agent.status import in_one_line, status
 from agent.sync import Synchronizer
@@ -50,6 +43,11 @@ from ztlab.model.config import NodeConfig, Revision
 from ztlab.model.verdict import AuthzMode
 from ztlab.notify import Notifier
 
+if TYPE_CHECKING:  # imported by who makes them, while the kernel verifies the programs
+    from agent.metrics import Snapshot
+    from agent.rotation import Rotation
+    from agent.session import Session
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -57,37 +55,6 @@ WATCH_S = 1.0
 LOOK_S = 10.0  # between looks at the host that nothing called for
 DRIFT_S = 30.0  # between readings of all peers and maps
 RESOLVE_S = 30.0
-
-
-def serve(
-    config_path: Path, *, standalone_path: Path | None = None, remove_on_exit: bool = False
-) -> None:
-    """Run the agent until SIGTERM or SIGINT; ZtError where it cannot start.
-
-    SIGHUP reads the preshared keys again. What is in force stays in force when it ends, unless
-    REMOVE_ON_EXIT.
-    """
-    notifier = Notifier.from_environment()
-    loaded = settings.load(config_path)
-    host.require_root()
-    if standalone_path is None and loaded.coordinator is None:
-        raise ZtError(
-            f"{config_path} names no [coordinator]",
-            hint="add one, or give the whole state with --standalone FILE",
-        )
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
-    with host.lock(loaded.run_path):
-        agent = Agent(loaded, standalone_path, notifier)
-        signal.signal(signal.SIGHUP, lambda *_: agent.reload_soon())
-        try:
-            agent.start(stop)
-            stop.wait()
-        finally:
-            notifier.stopping()
-            agent.stop(remove=remove_on_exit)
 
 
 class Agent:
@@ -98,7 +65,6 @@ class Agent:
     ) -> None:
         self.settings = settings
         self._notifier = notifier
-        self.version = version("ztlab")
         state.private_directory(settings.state_path)
         self.switches = LocalSwitches(settings)
         self._key_files = KeyFiles(settings.state_path)
@@ -119,12 +85,21 @@ class Agent:
         self._shall_reload = False
         self._watch = threading.Thread(target=self._watch_over, name="watch", daemon=True)
         self._undo: list[Callable[[], object]] = [self._ledger.close, self._host.close]
-        self.session = self._session() if standalone_path is None else None
-        self.rotation = self._rotation(self.session) if self.session else None
+        self.session: Session | None = None
+        self.rotation: Rotation | None = None
+
+    @property
+    def version(self) -> str:
+        """Of this software, as installed."""
+        from importlib.metadata import version  # as slow as a letter's parser, which it is
+
+        return version("ztlab")
 
     def _session(self) -> Session | None:
         if self.settings.coordinator is None:
             return None
+        from agent.session import Session
+
         return Session(
             self.settings,
             self.settings.coordinator,
@@ -136,6 +111,8 @@ class Agent:
         )
 
     def _rotation(self, session: Session) -> Rotation:
+        from agent.rotation import Rotation
+
         return Rotation(self._key_files, ask=session.ask, use=self._use_key)
 
     # --- start and end ---
@@ -146,6 +123,10 @@ class Agent:
         with ThreadPoolExecutor(1, "load") as loader:
             loading = loader.submit(self._load)
             self.sync.open_interface(self._key_files.public_keys)
+            if self._standalone_path is None:
+                self.session = self._session()
+                self.rotation = self._rotation(self.session) if self.session else None
+            _import_services()
             if self.session is not None and first is None:
                 # Nothing to apply first: enrolment takes as long as loading, and needs no datapath.
                 self._begin(self.session)
@@ -220,6 +201,11 @@ class Agent:
         self._undo.append(session.stop)
 
     def _start_services(self) -> None:
+        from agent.control_server import ControlServer
+        from agent.feed import DatapathFeed
+        from agent.flowlog import EventBuffer, FlowLog
+        from agent.metrics import MetricsServer
+
         self.feed = DatapathFeed(self.datapath, self.names)
         log_settings = self.settings.log
         session = self.session if log_settings.push else None
@@ -242,7 +228,7 @@ class Agent:
             read=self.feed.read,
             emitted=self.feed.emitted,
             push=session.push_logs if session else None,
-            is_ready=lambda: session is not None and session.status.is_enrolled,
+            is_ready=lambda: session is not None and session.is_ready,
             sweep=self.feed.flow_records,
             sweep_s=log_settings.flow_records_s,
         )
@@ -415,6 +401,8 @@ class Agent:
     # --- the key ---
 
     def _rotate_key(self, request: Mapping[str, Any]) -> Any:
+        from agent.rotation import WAIT_S
+
         wait_s = request.get("wait_s", WAIT_S)
         if not isinstance(wait_s, int) or isinstance(wait_s, bool):
             raise ZtError(f"want a number of seconds, got {wait_s!r}")
@@ -453,6 +441,8 @@ class Agent:
     # --- metrics ---
 
     def _snapshot(self) -> Snapshot:
+        from agent.metrics import Snapshot
+
         applied = self.last_good.current
         there = self.sync.peers()
         peers = applied.config.peers if applied else ()
@@ -478,3 +468,9 @@ class Agent:
             wireguard=self.sync.backend_kind,
             loader=self.datapath.loader,
         )
+
+
+def _import_services() -> None:
+    """What takes as long to import as the kernel needs to verify the programs, and meanwhile."""
+    for name in ("control_server", "feed", "flowlog", "metrics"):
+        importlib.import_module(f"agent.{name}")

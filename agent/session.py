@@ -146,6 +146,11 @@ class Session:
             last_error=self._last_error,
         )
 
+    @property
+    def is_ready(self) -> bool:
+        """Is there somebody to ask? Enrolled alone it is not: a successor is that at once."""
+        return self._client is not None
+
     def push_logs(self, batch: bytes) -> None:
         """Push one batch (ztlab.model.logbatch); ZtError where it was not acknowledged."""
         self.ask(lambda client: client.push_logs(batch))

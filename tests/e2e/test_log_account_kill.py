@@ -261,7 +261,7 @@ def test_with_the_rings_overrun_the_buffer_full_and_a_batch_hanging_every_event_
     logging.pings()
 
     since = check(logging, before)
-    print(since)
     assert since["ring_full"] > 0 and since["buffer_full"] > 0
-    assert held.events <= since["agent_died"]
-    assert since["delivered"] >= 2 * PINGS
+    assert held.events <= since["agent_died"] <= 500
+    # What waited in the rings is told: the successor pushes nothing before it can.
+    assert since["push_failed"] == 0 and since["delivered"] > 5000
