@@ -42,7 +42,7 @@ def run(config_path: Path, standalone: Path | None, remove_on_exit: bool, verbos
 
     When it ends, tunnel and programs stay in force, and the next one takes them over.
     """
-    from agent.daemon import serve
+    from agent.serve import serve
     from ztlab import log
 
     log.setup("zt-agent", verbose=verbose)

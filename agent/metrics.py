@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -18,10 +18,12 @@ from prometheus_client.registry import Collector
 from agent.applied import Applied
 from agent.health import Health
 from agent.ledger import TERMS, LogCounts
-from agent.session import SessionStatus
 from agent.settings import Switches
 from ztlab.errors import HostUnfit
 from ztlab.model.verdict import AuthzMode, Hook, Verdict
+
+if TYPE_CHECKING:  # it brings TLS with it, which a standalone agent has no use for
+    from agent.session import SessionStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

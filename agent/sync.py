@@ -15,8 +15,8 @@ from pathlib import Path
 
 from agent import handshakes, host, reconcile, removal
 from agent import state as state_files
+from agent.compiler import Compiler
 from agent.datapath import belt
-from agent.datapath.compile import desired_state
 from agent.datapath.datapath import Datapath
 from agent.datapath.limits import Limits
 from agent.datapath.marks import MarkLayout
@@ -56,7 +56,8 @@ class Synchronizer:
         self._settings = settings
         self._pins = pins
         self._key = key
-        self._marks, self._limits = marks, limits
+        self._marks = marks
+        self.compiled = Compiler(limits, marks).compiled
         self._interface = settings.wireguard.interface
         self._preshared = self._read_preshared()
         self.owner = Owner("sync")
@@ -195,10 +196,6 @@ class Synchronizer:
         state_files.write_json(self._settings.run_path / "endpoints.json", told)
         self._read_back()
         self._look()
-
-    def compiled(self, config: NodeConfig) -> DatapathState:
-        """What CONFIG asks of the datapath; ZtError where this node cannot do it."""
-        return desired_state(config, limits=self._limits, marks=self._marks)
 
     def _carry_out(self, config: NodeConfig, wanted: Desired, state: DatapathState) -> None:
         self._prepare_host(config, wanted)
