@@ -352,9 +352,17 @@ static __always_inline int zt_parse_transport(struct __sk_buff *skb, const struc
 		packet->is_syn = (tcp.flags & (ZT_TCP_SYN | ZT_TCP_ACK)) == ZT_TCP_SYN;
 	} else if (packet->protocol == ZT_PROTO_UDP) {
 		struct zt_udp udp;
+		__u16 length;
 
 		if (transport->length < sizeof(udp) ||
 		    !zt_load_transport(skb, head, transport, &udp, sizeof(udp)))
+			return ZT_MALFORMED;
+		length = zt_ntohs(udp.length);
+		/* Of a first fragment it is the whole packet's, of a super-packet nobody's. IPv6 has 0 for
+		 * what is longer than it can say (RFC 2675). */
+		if (!packet->is_fragment && !skb->gso_size &&
+		    (length > transport->length ||
+		     (length < sizeof(udp) && (length || packet->family == 4))))
 			return ZT_MALFORMED;
 		*size = sizeof(udp);
 		packet->source_port = zt_ntohs(udp.source);

@@ -98,6 +98,11 @@ def tcp(flags: str, sport: int, dport: int = 9090) -> bytes:
     return p.tcp(ALICE, BOB, sport, dport, flags)
 
 
+def udp_that_says(length: int) -> bytes:
+    """A UDP header with this length, and four bytes."""
+    return struct.pack("!4H", 1, 9090, length, 0) + bytes(4)
+
+
 OUT = p.udp(BOB, ALICE, 5000, 53)
 OUT_SYN = p.tcp(BOB, ALICE, 5001, 7000)
 RECORD_ROUTE = b"\x07\x0b\x04" + bytes(9)
@@ -107,6 +112,13 @@ UNSUPPORTED = "unsupported_protocol"
 # Where an IPv4 header lies about its own length nothing in it is believed: not even whose it is.
 CASES = {
     "half a UDP header": Case(packets=(v4(datagram(1)[:7], 17),), reason=MALFORMED),
+    "UDP longer than the packet": Case(
+        packets=(v4(udp_that_says(65_535), 17), v6(17, udp_that_says(13))), reason=MALFORMED
+    ),
+    "UDP shorter than its header": Case(
+        packets=(v4(udp_that_says(7), 17), v4(udp_that_says(0), 17), v6(17, udp_that_says(1))),
+        reason=MALFORMED,
+    ),
     "half a TCP header": Case(packets=(v4(tcp("S", 1, 8080)[20:36], 6),), reason=MALFORMED),
     "half an ICMP header": Case(packets=(v4(b"\x08\0\0\0", 1),), reason=MALFORMED),
     "no transport header over IPv6": Case(packets=(v6(6, b""),), reason=MALFORMED),

@@ -107,7 +107,7 @@ def _read_ip(packet: bytes, reading: Reading, is_super: bool) -> None:
         raise _Malformed
     reading.talk = Conversation((source, 0), (destination, 0), protocol)
     if reading.piece is None or reading.piece.start == 0:
-        _read_transport(version, rest, reading, reading.talk)
+        _read_transport(version, rest, reading, reading.talk, is_super)
 
 
 def _read_ipv4(packet: bytes, reading: Reading, is_super: bool) -> tuple[bytes, bytes, int, bytes]:
@@ -177,7 +177,9 @@ def _piece(id: bytes, start: int, length: int, more: bool) -> Piece:
     return Piece(id, start, start + length, not more)
 
 
-def _read_transport(version: int, rest: bytes, reading: Reading, talk: Conversation) -> None:
+def _read_transport(
+    version: int, rest: bytes, reading: Reading, talk: Conversation, is_super: bool
+) -> None:
     source, destination = talk.source[0], talk.destination[0]
     ports = 0, 0
     reading.is_tracked = reading.opens = True
@@ -191,6 +193,11 @@ def _read_transport(version: int, rest: bytes, reading: Reading, talk: Conversat
         if len(rest) < 8:
             raise _Malformed
         ports = struct.unpack_from("!HH", rest)
+        (length,) = struct.unpack_from("!H", rest, 4)
+        is_told = reading.piece is None and not is_super  # else it is not this packet's length
+        is_jumbo = version == 6 and not length
+        if is_told and not is_jumbo and not 8 <= length <= len(rest):  # RFC 768, RFC 2675
+            raise _Malformed
         reading.headers += 8
     elif talk.protocol == _icmp(version):
         if len(rest) < 8:

@@ -238,6 +238,9 @@ def malformed() -> dict[str, bytes]:
             p.WEB6, p.API6, 60, b"\x2f\x09" + bytes(22)
         ),
         "UDP cut": p.other(p.WEB, p.API, 17, b"1234567"),
+        "UDP longer than it is": p.other(p.WEB, p.API, 17, struct.pack("!4H", 1, 2, 9, 0)),
+        "UDP shorter than its header": p.other(p.WEB6, p.API6, 17, struct.pack("!4H", 1, 2, 7, 0)),
+        "UDP without a length": p.other(p.WEB, p.API, 17, bytes(8)),
         "ICMP cut": p.other(p.WEB, p.API, 1, b"\x08\x00\x00"),
         "one byte": good[:1],
     }
@@ -315,6 +318,17 @@ def test_a_first_fragment_too_short_for_its_ports_is_malformed(node: Node) -> No
     node.configure(node_config(default="allow"))
     tiny = bytes(p.ip(p.WEB, p.API, flags="MF", proto=6) / bytes(8))
     assert node.ingress(tiny).verdict is Verdict.MALFORMED
+
+
+def test_the_length_in_a_udp_header_binds_only_where_it_is_this_packet_s(node: Node) -> None:
+    node.configure(node_config(default="allow"))
+    beyond = struct.pack("!4H", 1, 2, 2000, 0)
+    first = bytes(p.ip(p.WEB, p.API, flags="MF", proto=17) / (beyond + bytes(16)))
+    assert node.ingress(first).passed
+    assert node.ingress(p.other(p.WEB, p.API, 17, beyond + bytes(400)), gso=(4, 100)).passed
+    jumbo = p.other(p.WEB6, p.API6, 17, struct.pack("!4H", 1, 2, 0, 0) + bytes(16))
+    assert node.ingress(jumbo).passed
+    assert node.ingress(p.other(p.WEB, p.API, 17, beyond + bytes(400))).verdict is Verdict.MALFORMED
 
 
 @BOTH_FAMILIES
