@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_network
-from itertools import product
 
 from agent.abi import ANY_PROTOCOL, RULE_MAX, SHAPE_ANY_PROTOCOL, TAG_ANY, Action, IPNetwork, Kind
 from agent.datapath.limits import Limits
@@ -16,6 +15,7 @@ from ztlab.model.identity import ANY, TAG_UNKNOWN, TAG_WORLD, UNKNOWN, WORLD
 from ztlab.model.policy import Policy, Rule, dangling_names
 
 _PORT_BITS = 16
+_Services = tuple[tuple[int, int, int], ...]  # protocol, port, port bits
 
 
 def desired_state(
@@ -150,9 +150,10 @@ def _policy_entries(
     if len(policy.rules) > most:
         raise SchemaError([f"policy.rules: want at most {most} rules, got {len(policy.rules)}"])
     entries: dict[PolicyMatch, PolicyOutcome] = {}
+    matches = _Matches(policy, tags)
     for index, rule in enumerate(policy.rules):
         outcome = PolicyOutcome(index + 1, _action(rule))
-        for match in _matches(policy, rule, tags):
+        for match in matches(rule):
             before = entries.get(match)
             # Deny beats allow; of one action the first rule is named, and rules come in order.
             if before is None or (before.action, outcome.action) == (Action.ALLOW, Action.DENY):
@@ -169,11 +170,29 @@ def _action(rule: Rule) -> Action:
     return Action.DENY if rule.action == "deny" else Action.ALLOW
 
 
-def _matches(policy: Policy, rule: Rule, tags: dict[str, int]) -> Iterator[PolicyMatch]:
-    ends = product(_selected(policy, rule.source, tags), _selected(policy, rule.destination, tags))
-    services = tuple(_services(rule))
-    for (source, destination), (protocol, port, port_bits) in product(ends, services):
-        yield PolicyMatch(source, destination, protocol, port, port_bits)
+class _Matches:
+    """Rule to what it matches. Of many rules few name other ends and services than all before."""
+
+    def __init__(self, policy: Policy, tags: dict[str, int]) -> None:
+        self._policy, self._tags = policy, tags
+        self._ends: dict[str, tuple[int, ...]] = {}
+        self._services: dict[tuple[str | int, tuple[str | int, ...]], _Services] = {}
+
+    def __call__(self, rule: Rule) -> Iterator[PolicyMatch]:
+        kind = (rule.proto, rule.ports)
+        services = self._services.get(kind)
+        if services is None:
+            services = self._services[kind] = tuple(_services(rule))
+        for source in self._selected(rule.source):
+            for destination in self._selected(rule.destination):
+                for protocol, port, port_bits in services:
+                    yield PolicyMatch(source, destination, protocol, port, port_bits)
+
+    def _selected(self, selector: str) -> tuple[int, ...]:
+        found = self._ends.get(selector)
+        if found is None:
+            found = self._ends[selector] = tuple(_selected(self._policy, selector, self._tags))
+        return found
 
 
 def _selected(policy: Policy, selector: str, tags: dict[str, int]) -> Iterable[int]:

@@ -243,9 +243,10 @@ class Datapath:
         policy, pairs = self._maps["zt_policy"], self._maps["zt_pairs"]
         held = policy.items(), pairs.items()
         in_force = encode.in_slot(*held, slot)
+        flags = encode.policy_flags(desired)
         # What is quick to compare comes first.
         is_same = (
-            word & ~_NOT_OF_A_POLICY & 0xFF == encode.policy_flags(desired)
+            word & ~_NOT_OF_A_POLICY & 0xFF == flags
             and self._generations.rules == desired.rules
             and len(in_force[1]) == len(desired.pairs)
             and in_force == encode.policy_entries(desired, slot)
@@ -255,20 +256,18 @@ class Datapath:
             return False
         other = slot ^ PolicyFlag.SLOT
         self._hits.fold(other)  # where an earlier change was interrupted
-        for bpf_map, stale, fresh in zip(
-            (policy, pairs),
-            encode.in_slot(*held, other),
-            encode.policy_entries(desired, other),
-            strict=True,
+        entries = encode.policy_entries(desired, other)
+        for bpf_map, there, old, fresh in zip(
+            (policy, pairs), held, in_force, entries, strict=True
         ):
-            bpf_map.delete(stale)
+            if len(there) > len(old):  # an earlier change was interrupted here as well
+                bpf_map.delete(there.keys() - old.keys())
             bpf_map.put(fresh)
         self._hits.install(other, desired.rules, desired.actions)
         with self._changing:
             epoch = self._next_epoch()
             self._generations.begin(epoch, desired.rules)
-            flags = encode.policy_flags(desired) | other
-            self._config[ConfigWord.POLICY] = epoch << abi.EPOCH_SHIFT | flags
+            self._config[ConfigWord.POLICY] = epoch << abi.EPOCH_SHIFT | flags | other
         # A packet may still be reading the old slot. Where that cannot be waited for, the next
         # change deletes it.
         if wait_for_programs():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from ipaddress import ip_network
+from operator import itemgetter
 
 from agent.abi import (
     TAG_ANY,
@@ -92,12 +94,10 @@ def policy_entries(state: DatapathState, slot: int) -> tuple[Entries, Entries]:
 
 def _pairs_of_several(state: DatapathState) -> set[tuple[int, int]]:
     """The pairs of tags of which policy has more than one entry."""
-    seen: set[tuple[int, int]] = set()
-    several: set[tuple[int, int]] = set()
-    for source, destination, *_ in state.policy:
-        ends = (source, destination)
-        (several if ends in seen else seen).add(ends)
-    return several
+    if len(state.pairs) == len(state.policy):
+        return set()
+    entries = Counter(map(itemgetter(0, 1), state.policy))
+    return {ends for ends, count in entries.items() if count > 1}
 
 
 def quota_entries(state: DatapathState) -> Entries:
