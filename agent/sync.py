@@ -16,13 +16,13 @@ from pathlib import Path
 from agent import handshakes, host, reconcile, removal
 from agent import state as state_files
 from agent.compiler import Compiler
-from agent.datapath import belt
 from agent.datapath.datapath import Datapath
 from agent.datapath.limits import Limits
 from agent.datapath.marks import MarkLayout
 from agent.datapath.pins import Pins
 from agent.datapath.state import DatapathState
 from agent.drift import drift
+from agent.gate import Gate
 from agent.hands import Hands
 from agent.handshakes import Handshakes
 from agent.health import Health
@@ -56,7 +56,6 @@ class Synchronizer:
         self._settings = settings
         self._pins = pins
         self._key = key
-        self._marks = marks
         self.compiled = Compiler(limits, marks).compiled
         self._interface = settings.wireguard.interface
         self._preshared = self._read_preshared()
@@ -73,7 +72,7 @@ class Synchronizer:
         self._endpoints: Mapping[str, Endpoint] = {}  # of _config, as they resolved
         self._outside: frozenset[Address] = frozenset()
         self._is_rebuilding = False
-        self._mode = settings.authz_mode
+        self._gate = Gate(self._interface, marks, settings.authz_mode)
         self._health = Health(attached=dict.fromkeys(Hook, False), belt_installed=False, drift=0)
         self._is_closed = self._is_live = self._has_made_it = False
 
@@ -111,9 +110,8 @@ class Synchronizer:
         live must not drop what the predecessor let through.
         """
         self._datapath = datapath
-        self._mode = mode
-        datapath.set_authz_mode(mode)
-        self._set_logging(logging_enabled)
+        self._gate.open(datapath, mode)
+        self.set_logging(enabled=logging_enabled)
         if last is not None:
             state = self.compiled(last)
             datapath.apply_policy(state)
@@ -132,6 +130,7 @@ class Synchronizer:
     @owned
     def _let_go(self, remove: bool) -> None:
         self._is_closed = True
+        self._gate.close()
         # Without a backend nothing was made, and what is there is somebody else's.
         if self._backend is not None and remove:
             removal.take_back(self._settings, self._links, self._backend, self._pins)
@@ -148,10 +147,7 @@ class Synchronizer:
 
     def _bring_up(self) -> None:
         self._dp.attach(self._interface)
-        if self._mode is not AuthzMode.ENFORCE:
-            belt.remove(self._interface)
-        elif not belt.is_installed(self._interface, self._marks):
-            belt.install(self._interface, self._marks)
+        self._gate.fit_belt()
         wireguard = self._settings.wireguard
         self._links.set_up(self._interface, mtu=wireguard.mtu, listen_port=wireguard.listen_port)
 
@@ -280,35 +276,21 @@ class Synchronizer:
         self._make_anew(handshakes.as_they_are(self._wg.state().peers))
         self._handshakes.forget()
 
-    # --- the local switches ---
+    # --- the local switches: they wait for no change that is being applied ---
 
     @property
     def authz_mode(self) -> AuthzMode:
         """What the programs do now."""
-        return self._mode
+        return self._gate.mode
 
-    @owned
     def set_authz_mode(self, mode: AuthzMode) -> None:
-        """Without a gap: the belt holds only while the programs set the judged bit and judge."""
-        if mode is AuthzMode.ENFORCE:
-            self._dp.set_authz_mode(mode)
-            self._mode = mode  # from here on the watch puts on a belt that is missing
-            belt.install(self._interface, self._marks)
-        else:
-            belt.remove(self._interface)
-            self._mode = mode
-            self._dp.set_authz_mode(mode)
-        installed = belt.is_installed(self._interface, self._marks)
-        self._health = replace(self._health, belt_installed=installed)
+        """Switch programs and belt, without a gap."""
+        self._gate.set_mode(mode)
 
-    @owned
     def set_logging(self, *, enabled: bool) -> None:
         """Takes effect with the next packet."""
-        self._set_logging(enabled)
-
-    def _set_logging(self, enabled: bool) -> None:
         settings = self._settings
-        self._dp.set_logging(
+        self._gate.set_logging(
             enabled, settings.log_granularity, denials_per_s=settings.log.denials_per_s
         )
 
@@ -331,10 +313,8 @@ class Synchronizer:
             words = ", ".join(hook.word for hook in gone)
             log.warning("the programs were removed from %s: attached again", words)
             self._count_repair("programs")
-        enforces = self._mode is AuthzMode.ENFORCE
-        if enforces and not belt.is_installed(self._interface, self._marks):
+        if self._gate.repair_belt():
             log.warning("the belt was removed: installed again")
-            belt.install(self._interface, self._marks)
             self._count_repair("belt")
         if self._config is not None:
             self._repair_rest(self._config)
@@ -452,8 +432,8 @@ class Synchronizer:
     def health(self) -> Health:
         """As of the last look, after each change of ours or of somebody else; the belt's count as
         of now."""
-        drops = belt.dropped_packets(self._interface) if self._mode is AuthzMode.ENFORCE else 0
-        return replace(self._health, belt_drops=drops or 0)
+        gate = self._gate
+        return replace(self._health, belt_installed=gate.is_belted, belt_drops=gate.belt_drops())
 
     @owned
     def peers(self) -> Mapping[str, WgPeer]:
@@ -463,13 +443,8 @@ class Synchronizer:
         return {}
 
     def _look(self) -> None:
-        belt_drops = belt.dropped_packets(self._interface)
-        self._health = replace(
-            self._health,
-            attached=self._dp.is_attached(),
-            belt_installed=belt_drops is not None,
-            belt_drops=belt_drops or 0,
-        )
+        self._gate.look()
+        self._health = replace(self._health, attached=self._dp.is_attached())
 
     def _observed(self) -> Observed:
         wg: WgState = self._wg.state()
