@@ -1,4 +1,5 @@
-"""The two switches and the policy, changed under 10,000 real packets a second."""
+"""The two switches and the policy, changed under 10,000 real packets a second of either
+family."""
 
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ RATE = 10_000  # packets per second
 SECONDS = 1.5
 CHANGES = 8  # at least so many, however long that takes
 EFFECT_S = 0.010
+ADDRESSES = {4: (p.API, p.GUEST, p.WEB), 6: (p.API6, p.GUEST6, p.WEB6)}
 WEB_OK = rule("web", "web", "api", "allow", proto="udp", ports=(9000,))
 NO_GUEST = node_config(WEB_OK)
 GUEST_TOO = node_config(WEB_OK, rule("guest", "guest", "api", "allow", proto="udp"))
@@ -39,19 +41,24 @@ def l3(loader: str) -> Iterator[Datapath]:
     datapath.close()
 
 
+def _numbered(number: int) -> bytes:
+    return struct.pack("!II", number, number ^ 0xFFFFFFFF)
+
+
 class Wire:
     """Numbered packets come out of the tunnel, in turn from `guest` and from `web`; a socket says
     which arrived."""
 
-    def __init__(self, tun: Tun) -> None:
+    def __init__(self, tun: Tun, family: int) -> None:
         self._tun = tun
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        api, *sources = ADDRESSES[family]
+        kind = socket.AF_INET6 if family == 6 else socket.AF_INET
+        self._socket = socket.socket(kind, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, 33, 1 << 26)  # SO_RCVBUFFORCE
-        self._socket.bind((p.API, 9000))
+        self._socket.bind((api, 9000))
         self._socket.setblocking(False)
-        self._frames = [p.udp(source, p.API, 1000, 9000, bytes(4)) for source in (p.GUEST, p.WEB)]
-        # Over IPv4 the checksum may be left out, so that only the number has to be written.
-        self._frames = [f[:26] + b"\0\0" + f[28:32] for f in self._frames]
+        # The number, and its complement: whatever it is, the checksum is that of zeros.
+        self._frames = [p.udp(source, api, 1000, 9000, _numbered(0)) for source in sources]
         self.sent_at: list[float] = []
         self.gone_at: list[float] = []  # the sender may be held up in between
 
@@ -63,15 +70,15 @@ class Wire:
             # After a pause not all at once: a receive queue has an end.
             for number in range(len(self.sent_at), min(due, len(self.sent_at) + 50)):
                 self.sent_at.append(time.monotonic())
-                head = self._frames[number % 2][:28]
-                self._tun.send(head + struct.pack("!I", number))
+                head = self._frames[number % 2][: -len(_numbered(0))]
+                self._tun.send(head + _numbered(number))
                 self.gone_at.append(time.monotonic())
 
     def arrived(self) -> set[int]:
         found = set()
         while True:
             try:
-                found.add(struct.unpack("!I", self._socket.recv(64))[0])
+                found.add(struct.unpack("!II", self._socket.recv(64))[0])
             except BlockingIOError:
                 return found
 
@@ -79,17 +86,20 @@ class Wire:
         self._socket.close()
 
 
-@pytest.fixture
-def wire(l3: Datapath) -> Iterator[Wire]:
+@pytest.fixture(params=ADDRESSES)
+def wire(l3: Datapath, request: pytest.FixtureRequest) -> Iterator[Wire]:
+    family: int = request.param
     with fresh_network_namespace():
-        sysctl("net.ipv6.conf.default.disable_ipv6", "1")
+        # Of itself this end says nothing.
+        sysctl("net.ipv6.conf.default.addr_gen_mode", "1")
+        sysctl("net.ipv6.conf.default.router_solicitations", "0")
         for which in ("all", "default"):
             sysctl(f"net.ipv4.conf.{which}.rp_filter", "0")
-        device = Tun(TUN, f"{p.API}/24")
+        device = Tun(TUN, f"{ADDRESSES[family][0]}/{64 if family == 6 else 24}")
         l3.set_authz_mode(AuthzMode.ENFORCE)
         configure(l3, NO_GUEST)
         l3.attach(TUN)
-        wire = Wire(device)
+        wire = Wire(device, family)
         yield wire
         l3.detach()
         wire.close()
