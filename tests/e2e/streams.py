@@ -40,7 +40,7 @@ def stream(
     """A stream of RATE bit/s from CLIENT to ADDRESS of SERVER while the block runs."""
     log = server.directory / f"iperf3-{port}.log"
     listen = ["iperf3", "-s", "-1", "-p", str(port), "-i", "1", "--forceflush"]
-    send = ["iperf3", "-c", address, "-p", str(port), "-t", str(seconds), "-b", rate]
+    send = ["iperf3", "-c", address, "-p", str(port), "-t", str(seconds), "-b", rate, "-l", "4K"]
     with log.open("wb") as file:
         listener = subprocess.Popen(server.command(*listen, "--logfile", str(log)), stdout=file)
     with listener:

@@ -1,0 +1,137 @@
+"""An agent of another version takes over under traffic, and the old one again after it: nothing
+that policy allows is lost, and nothing that it denies gets in, whatever the maps look like."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import abi
+from tests.e2e import versions
+from tests.e2e.nodes import Node, cable, namespaces, wait_for
+from tests.e2e.streams import stream
+from tests.e2e.test_agent_life import TALK
+from tests.e2e.test_agent_standalone import BOB, BOB_6, DROPS, config, has_shaken_hands, pair
+from tests.e2e.test_leaks import DOOR, KNOCK, Door, require_that_it_can_be_seen, running
+
+pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
+
+ADDRESSES = {4: BOB, 6: BOB_6}
+RARELY = KNOCK.replace("0.001", "0.005")
+RATE = "1M"  # far below what makes a tunnel in user space lose packets of itself
+RULES: list[dict[str, Any]] = [
+    {"id": "tcp", "from": "alice", "to": "bob", "proto": "tcp", "ports": [5201, 5202, 8080],
+     "action": "allow"},
+    {"id": "ping", "from": "*", "to": "*", "proto": "icmp", "action": "allow"},
+]  # fmt: skip
+
+
+@pytest.fixture
+def tunnel(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+    alice, bob = pair(tmp_path)
+    with namespaces(alice, bob):
+        cable(alice, bob)
+        alice.start_agent(config(alice, bob, []), wait=False)
+        bob.start_agent(config(bob, alice, RULES), wait=False)
+        for node in (alice, bob):
+            node.wait_ready()
+            wait_for(partial(has_shaken_hands, node), 10, "a handshake")
+        with bob.serving(8080):
+            yield alice, bob
+
+
+def counters(node: Node) -> dict[str, float]:
+    names = ("zt_packets_total", "zt_drops_total", "zt_rule_packets_total")
+    return {k: v for k, v in node.metrics().items() if k.startswith(names)}
+
+
+def schemas(node: Node) -> set[str]:
+    """The versions of what is pinned."""
+    return set(re.findall(r"/wg0/v([^/\s]+)", node.output("find", "/sys/fs/bpf/ztlab")))
+
+
+def overflown(node: Node) -> int:
+    """What a tunnel in user space lost before or behind our programs, too busy to take it."""
+    lines = [
+        x.split() for x in node.output("cat", "/proc/net/snmp").splitlines() if x[:4] == "Udp:"
+    ]
+    udp = dict(zip(*lines, strict=True))
+    queue = int(node.output("awk", "/wg0:/ {print $13}", "/proc/net/dev"))
+    both = node.output("awk", "/Udp6RcvbufErrors/ {print $2}", "/proc/net/snmp6")
+    return int(udp["RcvbufErrors"]) + int(both) + queue
+
+
+def stop(ping: subprocess.Popen[str]) -> tuple[int, int]:
+    """(sent, answered)."""
+    command = ["ps", "-o", "pid=", "--ppid", str(ping.pid)]
+    pid = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    subprocess.run(["kill", "-INT", pid], check=True)
+    said, _ = ping.communicate(timeout=20)
+    found = re.search(r"(\d+) packets transmitted, (\d+) received", said)
+    assert found is not None, said
+    return int(found[1]), int(found[2])
+
+
+@pytest.mark.parametrize("layout", versions.LAYOUTS)
+def test_a_version_with_another_layout_takes_over_and_is_rolled_back_without_a_gap(
+    tunnel: tuple[Node, Node], layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob = tunnel
+    other = versions.make(tmp_path / "other", layout)
+    with ExitStack() as stack:
+        listen = bob.command(sys.executable, "-c", DOOR)
+        door = Door(bob, stack.enter_context(running(listen)))
+        assert door.process.stdout is not None and door.process.stdout.readline() == "bound\n"
+        stack.enter_context(running(alice.command(sys.executable, "-c", RARELY)))
+        streams = [
+            stack.enter_context(stream(alice, bob, address, 5201 + (family == 6), rate=RATE))
+            for family, address in ADDRESSES.items()
+        ]
+        talk = stack.enter_context(running(alice.command(sys.executable, "-c", TALK)))
+        assert talk.stdout is not None and talk.stdout.readline() == "open\n"
+        ping = ("ping", "-q", "-i0.01", "-W2")
+        pings = [
+            stack.enter_context(running(alice.command(*ping, address)))
+            for address in ADDRESSES.values()
+        ]
+        wait_for(partial(door.is_knocked_at, 0), 10, "somebody knocks, and is denied")
+
+        for schema, path in ((abi.SCHEMA + 1, other), (abi.SCHEMA, versions.ROOT)):
+            for each in streams:
+                each.goes_on()
+            before = counters(bob)
+            bob.stop_agent(signal.SIGKILL)
+            with monkeypatch.context() as patched:
+                patched.setenv("PYTHONPATH", str(path))
+                bob.start_agent(config(bob, alice, RULES))
+                assert bob.status()["origin"] == "carried"
+            assert schemas(bob) == {str(schema)}
+            after = counters(bob)
+            assert all(after.get(name, 0) >= value for name, value in before.items())
+            assert after[DROPS] > before[DROPS]
+        for each in streams:
+            each.goes_on()
+
+        assert door.seen() == (0, 0.0)
+        for each_ping in pings:
+            sent, answered = stop(each_ping)
+            lost = overflown(alice) + overflown(bob)
+            print(f"{sent} sent, {answered} answered, {lost} lost by the tunnels themselves")
+            assert 500 < sent and sent - answered <= lost
+        sent, back = map(int, talk.communicate("stop\n", timeout=20)[0].split())
+        assert sent == back > 100
+        for each in streams:
+            assert len(each.seconds()) >= 9 and all(each.seconds()), each.seconds()
+        # Whoever knocks is all that was dropped.
+        drops = {k for k, v in counters(bob).items() if k.startswith("zt_drops_total") and v}
+        assert {name for name in drops if 'hook="ingress"' in name} == {DROPS}
+        require_that_it_can_be_seen(door)
