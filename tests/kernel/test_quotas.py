@@ -21,7 +21,12 @@ from ztlab.model.verdict import AuthzMode, Hook, Verdict
 pytestmark = [pytest.mark.root, pytest.mark.bpf]
 
 PACKET = p.udp(p.GUEST, p.API, 1, 2, b"x" * 972)  # 1000 bytes
-OTHER = p.udp(p.WEB, p.API, 1, 2, b"x" * 972)
+PACKET_6 = p.udp(p.GUEST6, p.API6, 1, 2, b"x" * 952)  # 1000 bytes as well
+OTHERS = {
+    PACKET: p.udp(p.WEB, p.API, 1, 2, b"x" * 972),
+    PACKET_6: p.udp(p.WEB6, p.API6, 1, 2, b"x" * 952),
+}
+both_families = pytest.mark.parametrize("packet", OTHERS, ids=["4", "6"])
 OVER = Verdict.OVER_QUOTA
 
 
@@ -41,11 +46,14 @@ def passed(node: Node, tag: int) -> int:
     return sum(size for (t, _, v), (_, size) in counted if t == tag and not v.is_drop)
 
 
-def test_a_burst_passes_and_what_is_beyond_it_is_dropped_and_named(node: Node) -> None:
+@both_families
+def test_a_burst_passes_and_what_is_beyond_it_is_dropped_and_named(
+    node: Node, packet: bytes
+) -> None:
     node.configure(limited("8kbit", "9500B", rule("all", "*", "*", "allow")))
-    verdicts = [node.ingress(PACKET).verdict for _ in range(12)]
+    verdicts = [node.ingress(packet).verdict for _ in range(12)]
     assert verdicts == [Verdict.ALLOWED, *[Verdict.ESTABLISHED] * 9, OVER, OVER]
-    event = node.ingress(PACKET).event
+    event = node.ingress(packet).event
     assert (event.verdict, event.rule, event.source_tag) == (OVER, "all", TAGS["guest"])
     assert node.counted()[TAGS["guest"], Hook.INGRESS, OVER] == (3, 3000)
     (flow,) = node.flows().values()
@@ -54,9 +62,10 @@ def test_a_burst_passes_and_what_is_beyond_it_is_dropped_and_named(node: Node) -
     assert hits == {"all": 10}
 
 
+@both_families
 @pytest.mark.parametrize("senders", [1, 2])
 def test_over_time_it_is_the_rate_and_another_identity_does_not_notice(
-    node: Node, senders: int
+    node: Node, packet: bytes, senders: int
 ) -> None:
     """Each sender in a thread, so on a CPU, of its own, much faster than the quota. A bucket holds
     what passes in 0.2 s: only while a busy machine kept all of them longer than that from sending
@@ -70,9 +79,9 @@ def test_over_time_it_is_the_rate_and_another_identity_does_not_notice(
 
     def send() -> None:
         while time.monotonic() - began < seconds:
-            testrun.run(program, PACKET, repeat=500)
+            testrun.run(program, packet, repeat=500)
             sent_at.append(time.monotonic())
-            testrun.run(program, OTHER, repeat=100)
+            testrun.run(program, OTHERS[packet], repeat=100)
 
     threads = [threading.Thread(target=send) for _ in range(senders)]
     for thread in threads:
@@ -91,12 +100,19 @@ def test_over_time_it_is_the_rate_and_another_identity_does_not_notice(
     assert others >= 100 and passed(node, TAGS["web"]) == 1000 * others
 
 
-def test_a_pause_fills_the_bucket_and_no_more_than_that(node: Node) -> None:
+def test_both_families_take_from_one_bucket(node: Node) -> None:
+    node.configure(limited("8kbit", "3500B"))
+    packets = (PACKET, PACKET_6, PACKET, PACKET_6, PACKET, PACKET_6)
+    assert [node.ingress(packet).passed for packet in packets] == [True] * 4 + [False] * 2
+
+
+@both_families
+def test_a_pause_fills_the_bucket_and_no_more_than_that(node: Node, packet: bytes) -> None:
     node.configure(limited("80kbit", "10kB"))
 
     def burst() -> int:
         count = 0
-        while node.ingress(PACKET).passed:
+        while node.ingress(packet).passed:
             count += 1
         return count
 
