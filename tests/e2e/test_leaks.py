@@ -26,7 +26,7 @@ from tests.e2e.test_agent_life import (
     flush_nftables,
     is_whole,
 )
-from tests.e2e.test_agent_standalone import BOB, DROPS, config, has_shaken_hands, pair
+from tests.e2e.test_agent_standalone import BOB, BOB_6, DROPS, config, has_shaken_hands, pair
 from ztlab.lab.pace import scaled
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
@@ -34,26 +34,29 @@ pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 REPAIR_S = 1.0
 KNOCK = """
 import socket, time
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+four = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 while True:
-    try: s.sendto(b"x", ("10.77.0.3", 7000))
-    except OSError: pass
+    for s, address in (four, "10.77.0.3"), (six, "fd77::3"):
+        try: s.sendto(b"x", (address, 7000))
+        except OSError: pass
     time.sleep(0.001)
 """
-# Whenever it is asked: how many came, and when the last one did.
+# Whenever it is asked: how many came, over IPv4 and over IPv6, and when the last one did.
 DOOR = """
 import socket, sys, threading, time
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 7000))
-count, last = 0, 0.0
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.bind(("::", 7000))
+counts, last = [0, 0], 0.0
 def listen():
-    global count, last
+    global last
     while True:
-        s.recv(1)
-        count, last = count + 1, time.monotonic()
+        source = s.recvfrom(1)[1][0]
+        counts[not source.startswith("::ffff:")] += 1
+        last = time.monotonic()
 threading.Thread(target=listen, daemon=True).start()
 print("bound", flush=True)
 for _ in sys.stdin:
-    print(count, last, flush=True)
+    print(*counts, last, flush=True)
 """
 
 
@@ -66,11 +69,19 @@ class Door:
 
     def seen(self) -> tuple[int, float]:
         """How many got in so far, and when the last did (monotonic seconds)."""
+        four, six, last = self._asked()
+        return int(four) + int(six), float(last)
+
+    def families_seen(self) -> tuple[bool, bool]:
+        """Whether any got in over IPv4, and over IPv6."""
+        four, six, _ = self._asked()
+        return int(four) > 0, int(six) > 0
+
+    def _asked(self) -> list[str]:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write("now\n")
         self.process.stdin.flush()
-        count, last = self.process.stdout.readline().split()
-        return int(count), float(last)
+        return self.process.stdout.readline().split()
 
     def knocks(self) -> float:
         """How often a program dropped one."""
@@ -92,12 +103,14 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def door(tmp_path: Path) -> Iterator[Door]:
-    """alice knocks at bob a thousand times a second. His address is on lo too, and its source is
-    not asked for the way back: what gets past the two layers arrives, whatever wg0 lacks."""
+    """alice knocks at bob a thousand times a second, over both families. His addresses are on lo
+    too, and a source is not asked for the way back: what gets past the two layers arrives, whatever
+    wg0 lacks."""
     alice, bob = pair(tmp_path)
     with namespaces(alice, bob):
         cable(alice, bob)
-        bob.output("ip", "address", "add", f"{BOB}/32", "dev", "lo")
+        for address in (f"{BOB}/32", f"{BOB_6}/128"):
+            bob.output("ip", "address", "add", address, "dev", "lo")
         kinds = ("all", "default")
         bob.output("sysctl", "-qw", *(f"net.ipv4.conf.{kind}.rp_filter=0" for kind in kinds))
         alice.start_agent(config(alice, bob), wait=False)
@@ -114,10 +127,11 @@ def door(tmp_path: Path) -> Iterator[Door]:
 
 
 def require_that_it_can_be_seen(door: Door) -> None:
-    """The control: let in, they come."""
+    """The control: let in, they come, over both families."""
     before, _ = door.seen()
     door.bob.zt("set", "authz-mode", "observe")
     wait_for(lambda: door.seen()[0] > before, 10, "what is let in is seen")
+    wait_for(lambda: door.families_seen() == (True, True), 10, "over both families")
 
 
 def has_repaired(node: Node, what: str, times: int) -> bool:
