@@ -81,10 +81,10 @@ def fragment(start: int, id: int, *, more: bool = True, size: int = 24) -> bytes
     return v4(data, 17, frag=start // 8, flags="MF" if more else 0, id=id)
 
 
-def fragment_6(start: int, id: int, *, behind: int = 0) -> bytes:
+def fragment_6(start: int, id: int, *, behind: int = 0, more: bool = True, size: int = 24) -> bytes:
     """The piece at START, behind so many other extensions."""
-    data = (datagram(id, 200) + bytes(200))[start : start + 24]
-    piece = struct.pack("!BBHI", 17, 0, start | 1, id) + data
+    data = (datagram(id, 200) + bytes(200))[start : start + size]
+    piece = struct.pack("!BBHI", 17, 0, start | more, id) + data
     headers = b"".join(extension(60) for _ in range(behind - 1)) + extension(44)
     return v6(60, headers + piece) if behind else v6(44, piece)
 
@@ -94,8 +94,16 @@ def error(quoted: bytes, source: str = ALICE, kind: int = 3) -> bytes:
     return p.other(source, BOB, 1, message)
 
 
+def error_6(quoted: bytes, source: str = ALICE_6, kind: int = 1) -> bytes:
+    return p.other(source, BOB_6, 58, struct.pack("!BBHI", kind, 0, 0, 1280) + quoted[:48])
+
+
 def tcp(flags: str, sport: int, dport: int = 9090) -> bytes:
     return p.tcp(ALICE, BOB, sport, dport, flags)
+
+
+def tcp_6(flags: str, sport: int, dport: int = 9090) -> bytes:
+    return p.tcp(ALICE_6, BOB_6, sport, dport, flags)
 
 
 def udp_that_says(length: int) -> bytes:
@@ -105,6 +113,8 @@ def udp_that_says(length: int) -> bytes:
 
 OUT = p.udp(BOB, ALICE, 5000, 53)
 OUT_SYN = p.tcp(BOB, ALICE, 5001, 7000)
+OUT_6 = p.udp(BOB_6, ALICE_6, 5000, 53)
+OUT_SYN_6 = p.tcp(BOB_6, ALICE_6, 5001, 7000)
 RECORD_ROUTE = b"\x07\x0b\x04" + bytes(9)
 MALFORMED, FRAGMENT, NO_RULE = "malformed", "fragment", "no_rule"
 UNSUPPORTED = "unsupported_protocol"
@@ -210,6 +220,66 @@ CASES = {
         sent=(OUT,), packets=(error(OUT, kind=5),), reason=NO_RULE
     ),
 }  # fmt: skip
+CASES |= {
+    f"{name} over IPv6": case
+    for name, case in {
+        "half a UDP header": Case(packets=(v6(17, datagram(1)[:7]),), reason=MALFORMED),
+        "half a TCP header": Case(packets=(v6(6, tcp_6("S", 1, 8080)[40:56]),), reason=MALFORMED),
+        "half an ICMP header": Case(packets=(v6(58, b"\x80\0\0\0"),), reason=MALFORMED),
+        "a tiny first fragment": Case(
+            packets=(v6(44, struct.pack("!BBHI", 6, 0, 1, 33) + tcp_6("S", 1, 8080)[40:48]),),
+            reason=MALFORMED,
+        ),
+        "a later fragment alone": Case(packets=(fragment_6(24, 34),), reason=FRAGMENT),
+        "fragments in order": Case(
+            packets=(fragment_6(0, 35), fragment_6(24, 35), fragment_6(48, 35, more=False)),
+            reason=None,
+        ),
+        "an overlap with the first": Case(
+            packets=(fragment_6(0, 36), fragment_6(24, 36), fragment_6(8, 36)), reason=FRAGMENT
+        ),
+        "an overlap with a later one": Case(
+            packets=(fragment_6(0, 37), fragment_6(48, 37), fragment_6(40, 37)), reason=FRAGMENT
+        ),
+        "a fragment of odd length": Case(packets=(fragment_6(0, 38, size=23),), reason=MALFORMED),
+        "ACK without a flow": Case(packets=(tcp_6("A", 20),), reason=NO_RULE),
+        "ACK without a flow where a SYN may": Case(packets=(tcp_6("A", 21, 8080),), reason=None),
+        "SYN and ACK without a flow": Case(packets=(tcp_6("SA", 22),), reason=NO_RULE),
+        "RST without a flow": Case(packets=(tcp_6("R", 23),), reason=NO_RULE),
+        "SYN in the middle": Case(
+            packets=(tcp_6("S", 24, 8080), tcp_6("A", 24, 8080), tcp_6("S", 24, 8080)),
+            reason=None,
+        ),
+        "an answer to a SYN": Case(
+            sent=(OUT_SYN_6,), packets=(tcp_6("SA", 7000, 5001),), reason=None
+        ),
+        "a SYN in answer to a SYN": Case(
+            sent=(OUT_SYN_6,), packets=(tcp_6("S", 7000, 5001),), reason=NO_RULE
+        ),
+        "an error about what was sent": Case(sent=(OUT_6,), packets=(error_6(OUT_6),), reason=None),
+        "a packet that is too big": Case(
+            sent=(OUT_6,), packets=(error_6(OUT_6, kind=2),), reason=None
+        ),
+        "an error about what was never sent": Case(
+            sent=(OUT_6,), packets=(error_6(p.udp(BOB_6, ALICE_6, 5002, 53)),), reason=NO_RULE
+        ),
+        "an error about a flow with somebody else": Case(
+            sent=(OUT_6,), packets=(error_6(p.udp(BOB_6, STRANGER_6, 5000, 53)),), reason=NO_RULE
+        ),
+        "an error about what was sent, from nobody": Case(
+            sent=(OUT_6,),
+            packets=(error_6(OUT_6, STRANGER_6),),
+            reason="unknown_source",
+            identity="unknown",
+        ),
+        "an error that quotes too little": Case(
+            sent=(OUT_6,), packets=(error_6(OUT_6[:47]),), reason=NO_RULE
+        ),
+        "a redirect about what was sent": Case(
+            sent=(OUT_6,), packets=(error_6(OUT_6, kind=137),), reason=NO_RULE
+        ),
+    }.items()
+}
 
 
 def send(node: Node, packets: tuple[bytes, ...], *, bypass: bool) -> None:
