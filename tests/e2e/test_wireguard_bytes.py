@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 AROUND, KEEPALIVE, PADDING = 32, 32, 15  # bytes; the last at most
 HANDSHAKE = {"1": 148, "2": 92}  # type of message to bytes
 BLOCKS = 64  # of 64 KiB
+ATTEMPTS = 5
 IP_HEADER = {BOB: 20, BOB_6: 40}
 SIZES = range(0, 1372, 7)  # 7 and 16 have no divisor in common: every padding occurs
 
@@ -142,6 +143,10 @@ def transferred(node: Node) -> dict[str, int]:
     return {"rx": int(received), "tx": int(sent)}
 
 
+class LossyError(AssertionError):
+    """The ends cannot have counted the same: a busy wireguard-go's queues ran over."""
+
+
 class Passage:
     """What both ends counted, both ways, while the block ran."""
 
@@ -191,7 +196,8 @@ class Passage:
             name, way = end
             packets, size, whole = (b - a for a, b in zip(self._before[end], now, strict=True))
             on_cable = way if name == "alice" else {"tx": "rx", "rx": "tx"}[way]
-            assert whole == found["octets"][on_cable], "something was lost in between"
+            if whole != found["octets"][on_cable]:
+                raise LossyError("something was lost in between")
             seen = found["seen"][on_cable]
             assert seen.keys() <= {"1", "2", "4", "keepalive"}
             of_its_own = KEEPALIVE * seen.get("keepalive", 0)
@@ -199,10 +205,8 @@ class Passage:
             self.sums[end] = Sum(packets=packets, size=size, encrypted=whole - of_its_own)
 
 
-@pytest.mark.parametrize("address", [BOB, BOB_6])
-def test_what_tcp_moves_differs_from_wireguards_count_by_its_headers_and_padding_alone(
-    nodes: tuple[Node, Node], address: str
-) -> None:
+def moved_by_tcp(nodes: tuple[Node, Node], address: str) -> Passage:
+    """What was counted while BLOCKS went to ADDRESS."""
     place = f"ADDRESS = {address!r}\n"
     receiver = Running(nodes[1], place + TCP_RECEIVER).ready()
     try:
@@ -211,6 +215,20 @@ def test_what_tcp_moves_differs_from_wireguards_count_by_its_headers_and_padding
             assert receiver.result() == BLOCKS << 16
     finally:
         receiver.stop()
+    return passage
+
+
+@pytest.mark.parametrize("address", [BOB, BOB_6])
+def test_what_tcp_moves_differs_from_wireguards_count_by_its_headers_and_padding_alone(
+    nodes: tuple[Node, Node], address: str
+) -> None:
+    for attempts_left in reversed(range(ATTEMPTS)):
+        try:
+            passage = moved_by_tcp(nodes, address)
+            break
+        except LossyError:
+            if not attempts_left:
+                raise
     assert passage.sums["alice", "tx"].size > BLOCKS << 16
     for end, found in passage.sums.items():
         print(f"{end}: {found}, {found.added / found.packets:.2f} bytes a packet")
