@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.nodes import BIN, Node, cable, namespaces, wait_for
-from tests.e2e.test_agent_standalone import BOB, config, pair
+from tests.e2e.test_agent_standalone import BOB, BOB_6, config, pair
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
@@ -21,7 +22,7 @@ PINGS = 400
 # One connection, a byte each 5 ms and back, until told to stop; then how many went and came back.
 TALK = """
 import select, socket, sys
-s = socket.create_connection(("10.77.0.3", 8080), 5)
+s = socket.create_connection((sys.argv[1], 8080), 5)
 sent = back = 0
 print("open", flush=True)
 while not select.select([sys.stdin], [], [], 0.005)[0]:
@@ -73,20 +74,21 @@ def up_and_down(node: Node) -> str:
     return node.output(sys.executable, "-c", code)
 
 
+@pytest.mark.parametrize("address", [BOB, BOB_6])
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_while_an_agent_ends_and_another_starts_no_packet_is_lost_and_none_judged_otherwise(
-    tunnel: tuple[Node, Node], end: signal.Signals
+    tunnel: tuple[Node, Node], end: signal.Signals, address: str
 ) -> None:
     alice, bob = tunnel
-    assert not alice.connects(BOB, 9090, timeout_s=0.3)
+    assert not alice.connects(address, 9090, timeout_s=0.3)
     link, before, changes = interface_of(bob), traffic(bob), up_and_down(bob)
     ping = subprocess.Popen(
-        alice.command("ping", "-q", "-i0.01", f"-c{PINGS}", "-W2", BOB),
+        alice.command("ping", "-q", "-i0.01", f"-c{PINGS}", "-W2", address),
         stdout=subprocess.PIPE,
         text=True,
     )
     talk = subprocess.Popen(
-        alice.command(sys.executable, "-c", TALK),
+        alice.command(sys.executable, "-c", TALK, address),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -95,8 +97,8 @@ def test_while_an_agent_ends_and_another_starts_no_packet_is_lost_and_none_judge
         assert talk.stdout is not None and talk.stdout.readline() == "open\n"
 
         bob.stop_agent(end)
-        assert not alice.connects(BOB, 9090, timeout_s=0.3)  # nobody is there, and it is judged
-        assert alice.connects(BOB, 8080)
+        assert not alice.connects(address, 9090, timeout_s=0.3)  # nobody is there, and it is judged
+        assert alice.connects(address, 8080)
         bob.start_agent(config(bob, alice))
 
         said, _ = ping.communicate(timeout=60)
@@ -104,7 +106,7 @@ def test_while_an_agent_ends_and_another_starts_no_packet_is_lost_and_none_judge
     assert f"{PINGS} packets transmitted, {PINGS} received, 0% packet loss" in said
     sent, back = map(int, count.split())
     assert sent == back > 0
-    assert not alice.connects(BOB, 9090, timeout_s=0.3) and alice.connects(BOB, 8080)
+    assert not alice.connects(address, 9090, timeout_s=0.3) and alice.connects(address, 8080)
     assert (interface_of(bob), up_and_down(bob)) == (link, changes)
     assert bob.status()["origin"] == "adopted"
     after = traffic(bob)
@@ -169,8 +171,9 @@ def test_what_somebody_takes_away_is_noticed_at_once_put_back_and_counted(
     print(f"{what}: whole {seconds:.2f} s after the removal")
     wait_for(lambda: bob.metrics().get(REPAIRED % what) == 1, 5, "the count")
     assert seconds < 5
-    wait_for(lambda: alice.connects(BOB, 8080, timeout_s=0.5), 10, "the tunnel")
-    assert not alice.connects(BOB, 9090, timeout_s=0.3)
+    for address in (BOB, BOB_6):
+        wait_for(partial(alice.connects, address, 8080, 0.5), 10, "the tunnel")
+        assert not alice.connects(address, 9090, timeout_s=0.3)
     assert bob.metrics()["zt_identity_drift"] == 0
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import pytest
 import yaml
 
 from tests.e2e.nodes import Node, cable, namespaces, wait_for
-from tests.e2e.test_agent_standalone import BOB, config, has_shaken_hands, pair
+from tests.e2e.streams import received, stream
+from tests.e2e.test_agent_standalone import BOB, BOB_6, config, has_shaken_hands, pair
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
@@ -140,9 +140,10 @@ def test_a_big_transfer_finds_its_way_through_a_small_hop_under_default_deny(
 # --- revocations and flips under load ---------------------------------------------------------
 
 RULES: list[dict[str, Any]] = [
-    {"id": id, "from": "alice", "to": "bob", "proto": "tcp", "ports": [port], "action": "allow"}
-    for id, port in (("stays", 5201), ("goes", 5202))
+    {"id": id, "from": "alice", "to": "bob", "proto": "tcp", "ports": ports, "action": "allow"}
+    for id, ports in (("stays", [5201, 5203]), ("goes", [5202]))
 ]
+both_families = pytest.mark.parametrize("address", [BOB, BOB_6])
 
 
 @pytest.fixture
@@ -165,38 +166,17 @@ def written(node: Node, other: Node, rules: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-@contextmanager
-def iperf3(client: Node, server: Node, port: int, seconds: int) -> Iterator[subprocess.Popen[str]]:
-    """A stream of 20 Mbit/s from CLIENT to SERVER while the block runs."""
-    listen = ["iperf3", "-s", "-1", "-p", str(port)]
-    send = ["iperf3", "-c", BOB, "-p", str(port), "-t", str(seconds), "-b", "20M"]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(server.command(*listen), **pipes) as listener:
-        wait_for(lambda: server.output("ss", "-Hltn", f"sport = :{port}"), 5, "iperf3 listens")
-        with subprocess.Popen(client.command(*send), **pipes) as sender:
-            try:
-                yield sender
-            finally:
-                sender.kill()
-                listener.kill()
-
-
-def received(node: Node, port: int) -> int:
-    """Bytes that connections to PORT of NODE have received."""
-    shown = node.output("ss", "-Htin", f"sport = :{port}")
-    return sum(int(count) for count in re.findall(r"bytes_received:(\d+)", shown))
-
-
 def has_received(node: Node, port: int, count: int) -> bool:
     return received(node, port) >= count
 
 
+@both_families
 def test_a_stream_through_a_rule_that_goes_stops_within_a_second_and_another_goes_on(
-    tunnel: tuple[Node, Node],
+    tunnel: tuple[Node, Node], address: str
 ) -> None:
     alice, bob = tunnel
     without = written(bob, alice, RULES[:1])
-    with iperf3(alice, bob, 5201, 300), iperf3(alice, bob, 5202, 300):
+    with stream(alice, bob, address, 5201), stream(alice, bob, address, 5202):
         for port in (5201, 5202):
             wait_for(partial(has_received, bob, port, 500_000), 10, "data flows")
         bob.zt("apply", without)
@@ -218,8 +198,14 @@ def test_a_stream_that_is_allowed_survives_every_flip_and_change_of_policy(
 ) -> None:
     alice, bob = tunnel
     files = [written(bob, alice, rules) for rules in (RULES, RULES[:1])]
-    with iperf3(alice, bob, 5201, 300) as sender:
-        wait_for(partial(has_received, bob, 5201, 500_000), 10, "data flows")
+    ports = {5201: BOB, 5203: BOB_6}
+    with ExitStack() as stack:
+        streams = [
+            stack.enter_context(stream(alice, bob, address, port))
+            for port, address in ports.items()
+        ]
+        for port in ports:
+            wait_for(partial(has_received, bob, port, 500_000), 10, "data flows")
         for i in range(6):
             for words in (
                 ("set", "authz-mode", "observe"),
@@ -227,9 +213,12 @@ def test_a_stream_that_is_allowed_survives_every_flip_and_change_of_policy(
                 ("set", "logging", "off" if i % 2 else "on"),
                 ("apply", files[i % 2]),
             ):
-                before = received(bob, 5201)
+                before = {port: received(bob, port) for port in ports}
                 bob.zt(*words)
-                wait_for(partial(has_received, bob, 5201, before + 1), 2, "data goes on")
-        assert sender.poll() is None, "the one connection it has was cut"
+                for port, count in before.items():
+                    wait_for(partial(has_received, bob, port, count + 1), 2, "data goes on")
+        for each in streams:
+            each.goes_on()
+            assert all(each.seconds()), each.seconds()
     dropped = [name for name, n in bob.metrics().items() if "zt_drops_total{" in name and n]
     assert not dropped

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.nodes import Node, cable, namespaces, wait_for
-from tests.e2e.test_agent_standalone import BOB, config, has_shaken_hands, pair
+from tests.e2e.test_agent_standalone import BOB, BOB_6, config, has_shaken_hands, pair
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
-CAROL = "10.77.0.4"
+CAROL, CAROL_6 = "10.77.0.4", "fd77::4"
 BOB_FOR_CAROL = "198.19.0.3"
 PORTS = {"alice": 7001, "carol": 7002}
 RATE, BURST = 125_000, 64_000  # bytes per second, and at once: "1mbit", "64kB"
@@ -29,13 +29,15 @@ TOLERANCE = 0.05
 SEND = """
 import socket, sys, time
 to, seconds = (sys.argv[1], int(sys.argv[2])), float(sys.argv[3])
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+is_six = ":" in to[0]
+s = socket.socket(socket.AF_INET6 if is_six else socket.AF_INET, socket.SOCK_DGRAM)
 s.connect(to)
+data = bytes(SIZE - (48 if is_six else 28))
 sent, starved, began = 0, 0.0, time.monotonic()
 last = began
 while last - began < seconds:
     for _ in range(10):
-        s.send(bytes(SIZE - 28)); sent += 1
+        s.send(data); sent += 1
     time.sleep(0.008)
     now = time.monotonic()
     starved += max(0.0, now - last - FILLS_IN)
@@ -48,9 +50,9 @@ import socket, sys, threading
 ports = [int(word) for word in sys.argv[1:]]
 counts = dict.fromkeys(ports, 0)
 def count(port):
-    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     s.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
-    s.bind(("", port))
+    s.bind(("::", port))
     ready.release()
     while True:
         s.recv(2048)
@@ -69,7 +71,7 @@ def states(alice: Node, bob: Node, carol: Node) -> tuple[dict[str, Any], ...]:
     """The whole state of each: alice may send to bob at a rate, carol as much as she likes."""
     found = [config(alice, bob, []), config(bob, alice), config(carol, bob, [])]
     for state in found:
-        state["identities"].append({"name": "carol", "tag": 4, "prefixes": [f"{CAROL}/32"]})
+        state["identities"].append({"name": "carol", "tag": 4, "prefixes": list(carol.addresses)})
     found[1]["peers"] += config(bob, carol)["peers"]
     found[2]["peers"][0]["endpoint"] = f"{BOB_FOR_CAROL}:51820"
     rules = [
@@ -85,7 +87,7 @@ def states(alice: Node, bob: Node, carol: Node) -> tuple[dict[str, Any], ...]:
 def three(tmp_path: Path) -> Iterator[tuple[Node, Node, Node]]:
     """alice ══ bob ══ carol, each over a cable of its own."""
     alice, bob = pair(tmp_path)
-    carol = Node("carol", tmp_path / "carol", (f"{CAROL}/32",), "198.19.0.4")
+    carol = Node("carol", tmp_path / "carol", (f"{CAROL}/32", f"{CAROL_6}/128"), "198.19.0.4")
     nodes = (alice, bob, carol)
     with namespaces(*nodes):
         cable(alice, bob)
@@ -125,8 +127,8 @@ def counting(node: Node) -> Iterator[Arrivals]:
             process.kill()
 
 
-def sending(node: Node) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SEND, BOB, str(PORTS[node.name]), str(SECONDS)]
+def sending(node: Node, address: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SEND, address, str(PORTS[node.name]), str(SECONDS)]
     return subprocess.Popen(node.command(*command), stdout=subprocess.PIPE, text=True)
 
 
@@ -153,12 +155,17 @@ def has_settled(node: Node, arrivals: Arrivals, sent: dict[str, int]) -> bool:
     )
 
 
+@pytest.mark.parametrize("address", [BOB, BOB_6])
 def test_what_is_beyond_the_rate_is_dropped_and_counted_and_who_has_no_quota_loses_nothing(
-    three: tuple[Node, Node, Node],
+    three: tuple[Node, Node, Node], address: str
 ) -> None:
     """By the sender's clock: within TOLERANCE of burst + rate x time, though it sends much more."""
     alice, bob, carol = three
-    with counting(bob) as arrivals, sending(alice) as one, sending(carol) as other:
+    with (
+        counting(bob) as arrivals,
+        sending(alice, address) as one,
+        sending(carol, address) as other,
+    ):
         said = {name: process.communicate()[0].split() for name, process in
                 (("alice", one), ("carol", other))}  # fmt: skip
         sent = {name: int(words[0]) for name, words in said.items()}

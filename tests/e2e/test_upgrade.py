@@ -96,7 +96,7 @@ def test_a_version_with_another_layout_takes_over_and_is_rolled_back_without_a_g
             stack.enter_context(stream(alice, bob, address, 5201 + (family == 6), rate=RATE))
             for family, address in ADDRESSES.items()
         ]
-        talk = stack.enter_context(running(alice.command(sys.executable, "-c", TALK)))
+        talk = stack.enter_context(running(alice.command(sys.executable, "-c", TALK, BOB_6)))
         assert talk.stdout is not None and talk.stdout.readline() == "open\n"
         ping = ("ping", "-q", "-i0.01", "-W2")
         pings = [
