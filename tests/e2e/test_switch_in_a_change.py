@@ -20,8 +20,7 @@ pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
 ANSWER_S, EFFECT_S = 0.2, 0.010  # the first beyond what an answer takes in a calm agent
 JOURNEY_S = 0.1  # that a packet may take until it is judged
-CHANGES, FLIPS = 2, 4  # changes of the policy; switches in their midst, at least so many
-CALM = 10  # switches before
+FLIPS, CALM = 6, 10  # switches in the midst of changes, and before
 PORT = 9000  # no rule allows it
 
 RECEIVER = """
@@ -55,10 +54,12 @@ import json, sys, threading, time
 from agent.control import ask, default_socket
 policies = [json.load(open(path)) for path in PATHS.split()]
 applied, flips = [], []
+def within():
+    return sum(b < asked and answered < e for asked, answered, _ in flips for b, e in applied)
 def apply():
-    for turn in range(CHANGES):
+    while within() < FLIPS:
         began = time.monotonic()
-        ask(default_socket(), {"do": "apply", "config": policies[turn % 2]})
+        ask(default_socket(), {"do": "apply", "config": policies[1 - len(applied) % 2]})
         applied.append((began, time.monotonic()))
 applier = threading.Thread(target=apply)
 while len(flips) < CALM or applier.is_alive():
@@ -97,7 +98,7 @@ def observed(alice: Node, bob: Node) -> tuple[list[tuple[float, float]], set[int
     receiver = Running(bob, RECEIVER, PORT=PORT).ready()
     sender = Running(alice, SENDER, PORT=PORT).ready()
     try:
-        did = Running(bob, f"PATHS = {paths!r}\n" + OPERATOR, CHANGES=CHANGES, CALM=CALM).result()
+        did = Running(bob, f"PATHS = {paths!r}\n" + OPERATOR, FLIPS=FLIPS, CALM=CALM).result()
         sent = sender.result()
         wait_for(partial(alice.pings, BOB), 10, "what was sent has arrived")
         return sent, set(receiver.result()), did
