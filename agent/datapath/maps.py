@@ -154,6 +154,9 @@ class BpfMap:
         """Write ENTRIES over what is there; the rest stays. ZtError where there is no room."""
         lib, keys, values = library(), b"".join(entries), b"".join(entries.values())
         k, v, done = self.key_size, self._stride, 0
+        if (len(keys), len(values)) != (k * len(entries), v * len(entries)):
+            # The kernel would go on reading beyond them, and make policy of what lies there.
+            raise ZtError(f"entries of map {self.name} are not of {k} and {v} bytes")
         deadline = time.monotonic() + _REFILL_TIMEOUT_S
         while done < len(entries):
             end = min(done + _BATCH, len(entries))

@@ -47,6 +47,18 @@ def test_freshly_loaded_it_enforces_a_closed_door(loader: str) -> None:
         datapath.close()
 
 
+def test_entries_of_another_size_are_not_written(node: Node) -> None:
+    bpf_map = node.datapath._maps["zt_policy"]
+    key, value = bytes(bpf_map.key_size), bytes(bpf_map.value_size)
+    for wrong in ({key: value[:-1]}, {key: value + b"x"}, {key[:-1]: value}):
+        with pytest.raises(ZtError, match="are not of"):
+            bpf_map.put(wrong)
+    assert not bpf_map.items()
+    bpf_map.put({key: value})  # control
+    assert bpf_map.items() == {key: value}
+    bpf_map.delete([key])
+
+
 def test_each_phase_does_nothing_the_second_time(node: Node) -> None:
     datapath, state = node.datapath, desired_state(CONFIG)
     assert not datapath.remove_identities(state)
