@@ -60,7 +60,7 @@ tier_uml() {
         "$bin/ztlab" vm build-uml || return
     fi
     header 6.12 uml || return
-    run_all 6.12 uml "$side_by_side" 1200 "${all_jobs[@]}"
+    run_all 6.12 uml "$side_by_side" 1500 "${all_jobs[@]}"
 }
 
 tier_stock() {
