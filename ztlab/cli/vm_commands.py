@@ -94,16 +94,26 @@ def run_in_guest(wanted: Guest, name: str | None, engine: Wish) -> Outcome:
     with terminated_as_interrupted():
         choice = run.choose(name, engine)
         _say_choice(choice)
-        outcome = run.run(wanted, choice)
+        outcome = run.run(wanted, choice, on_retry=_say_retry)
     if outcome.why:
-        for line in outcome.tail(_TAIL):
-            click.echo(f"  | {line}", err=True)
+        _show_console(outcome)
         click.echo(f"error: {outcome.why} (exit code {outcome.exit_code})", err=True)
     return outcome
 
 
 def _say_choice(choice: Choice) -> None:
     click.echo(f"ztlab vm: {choice.engine}, {choice.kernel.release}: {choice.reason}", err=True)
+
+
+def _say_retry(outcome: Outcome) -> None:
+    """A panic that is not the last word is shown all the same."""
+    _show_console(outcome)
+    click.echo("ztlab vm: the emulated kernel panicked at boot; booting it once more", err=True)
+
+
+def _show_console(outcome: Outcome) -> None:
+    for line in outcome.tail(_TAIL):
+        click.echo(f"  | {line}", err=True)
 
 
 def _made(out: Path | None) -> Path | None:

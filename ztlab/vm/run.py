@@ -63,12 +63,13 @@ def run(
     stderr: int | None = 2,
     on_up: Callable[[str], None] | None = None,
     boot_s: float | None = None,
+    on_retry: Callable[[Outcome], None] | None = None,
 ) -> Outcome:
     """Run it to its end, its output going to the descriptors STDOUT and STDERR as it comes.
 
     boot_s  how long it may take to boot; default: what the engine needs on a busy machine
     Nothing of it is left on the host, however this ends, but what the command wrote into OUT.
-    An emulated kernel that panics before the command began is booted once more.
+    An emulated kernel that panics before the command began is booted once more; ON_RETRY is told.
     """
     merged = stdout is not None and stderr is not None and _same_file(stdout, stderr)
     work = job.Job(
@@ -99,6 +100,8 @@ def run(
     # QEMU's emulation of several processors now and then lets one of them run into the breakpoint
     # with which the booting kernel patches itself: chance, where a broken kernel panics again.
     if choice.engine == "tcg" and outcome.panicked_at_boot:
+        if on_retry is not None:
+            on_retry(outcome)
         outcome = attempt()
     return outcome
 

@@ -13,6 +13,7 @@ import pytest
 from ztlab.vm import guest, run
 from ztlab.vm.channels import Channels
 from ztlab.vm.engine import Choice, Engine
+from ztlab.vm.guest import Outcome
 from ztlab.vm.kernels import Kernel
 from ztlab.vm.run import Guest
 
@@ -54,5 +55,7 @@ def test_an_emulated_kernel_that_panics_at_boot_is_booted_once_more(
     monkeypatch.setattr(run, "_started", started)
     kernel = Kernel(kind="stock", release="6.12", image=Path("/boot/vmlinuz"))
     choice = Choice(engine=engine, kernel=kernel, reason="as asked")
-    outcome = run.run(Guest(argv=("true",)), choice, stdout=None, stderr=None)
+    told: list[Outcome] = []
+    outcome = run.run(Guest(argv=("true",)), choice, stdout=None, stderr=None, on_retry=told.append)
     assert (outcome.exit_code, len(booted)) == (code, count)
+    assert [retried.panicked_at_boot for retried in told] == [True] * (count - 1)
