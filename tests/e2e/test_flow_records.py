@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -110,12 +109,17 @@ def test_a_finished_connection_ends_with_what_the_kernel_counted_of_it(lab: Lab)
 
 def check_account(lab: Lab) -> None:
     """Each event of bob's ended somewhere, and what was delivered is stored."""
-    for _ in range(20):
+    found: dict[str, int] | None = None
+    stored = 0
+
+    def is_at_rest() -> bool:
+        nonlocal found, stored
         found, stored = account(lab, "bob"), len(rows(lab))
-        if found == account(lab, "bob") and found and found["in_flight"] == 0:
-            break  # nothing was logged while we looked
-        time.sleep(0.1)
-    assert found is not None and found["in_flight"] == 0
+        # Nothing was logged while we looked.
+        return found is not None and found == account(lab, "bob") and found["in_flight"] == 0
+
+    wait_until(is_at_rest)
+    assert found is not None
     assert found["emitted"] == sum(found[term] for term in TERMS)
     assert 4 <= found["flow_records"] < found["emitted"]
     lost = found["push_failed"] + found["agent_died"]

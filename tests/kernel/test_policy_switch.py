@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,6 +22,7 @@ from agent.datapath.datapath import Datapath
 from tests.kernel import packets as p
 from tests.kernel import testrun
 from tests.kernel.conftest import Node
+from tests.kernel.device import until
 from tests.unit.agent.datapath.configs import node_config, rule
 from ztlab.model.verdict import Hook
 
@@ -116,6 +117,12 @@ def _from(port: int, packet: bytes) -> bytes:
     return packet[:at] + struct.pack("!H", port) + packet[at + 2 :]
 
 
+def two_more(laps: Sequence[Lap]) -> None:
+    """Wait until the watcher has gone round twice."""
+    wanted = len(laps) + 2
+    until(lambda: len(laps) >= wanted, "two laps")
+
+
 def test_a_set_of_packets_meets_the_old_policy_or_the_new_one_and_never_a_mixture(
     node: Node,
 ) -> None:
@@ -132,9 +139,7 @@ def test_a_set_of_packets_meets_the_old_policy_or_the_new_one_and_never_a_mixtur
             assert datapath.apply_policy(states[turn % 2])
             applied.append((began, time.monotonic()))
             is_first[datapath.epoch] = turn % 2 == 0
-            seen = len(laps)
-            while len(laps) < seen + 2:
-                time.sleep(0.001)
+            two_more(laps)
     for lap in laps:
         if lap.before == lap.after:
             assert lap.policies == [is_first[lap.before]], lap
