@@ -17,6 +17,7 @@ import yaml
 from tests.e2e.nodes import Node, cable, namespaces, wait_for
 from tests.e2e.streams import received, stream
 from tests.e2e.test_agent_standalone import BOB, BOB_6, config, has_shaken_hands, pair
+from tests.e2e.tunnels import tunnel
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
@@ -147,16 +148,9 @@ both_families = pytest.mark.parametrize("address", [BOB, BOB_6])
 
 
 @pytest.fixture
-def tunnel(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
-    alice, bob = pair(tmp_path)
-    with namespaces(alice, bob):
-        cable(alice, bob)
-        alice.start_agent(config(alice, bob, []), wait=False)
-        bob.start_agent(config(bob, alice, RULES), wait=False)
-        for node in (alice, bob):
-            node.wait_ready()
-            wait_for(partial(has_shaken_hands, node), 10, "a handshake")
-        yield alice, bob
+def nodes(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+    with tunnel(tmp_path, RULES) as both:
+        yield both
 
 
 def written(node: Node, other: Node, rules: list[dict[str, Any]]) -> str:
@@ -172,9 +166,9 @@ def has_received(node: Node, port: int, count: int) -> bool:
 
 @both_families
 def test_a_stream_through_a_rule_that_goes_stops_within_a_second_and_another_goes_on(
-    tunnel: tuple[Node, Node], address: str
+    nodes: tuple[Node, Node], address: str
 ) -> None:
-    alice, bob = tunnel
+    alice, bob = nodes
     without = written(bob, alice, RULES[:1])
     with stream(alice, bob, address, 5201), stream(alice, bob, address, 5202):
         for port in (5201, 5202):
@@ -194,9 +188,9 @@ def test_a_stream_through_a_rule_that_goes_stops_within_a_second_and_another_goe
 
 
 def test_a_stream_that_is_allowed_survives_every_flip_and_change_of_policy(
-    tunnel: tuple[Node, Node],
+    nodes: tuple[Node, Node],
 ) -> None:
-    alice, bob = tunnel
+    alice, bob = nodes
     files = [written(bob, alice, rules) for rules in (RULES, RULES[:1])]
     ports = {5201: BOB, 5203: BOB_6}
     with ExitStack() as stack:

@@ -9,15 +9,15 @@ import subprocess
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.nodes import BIN, Node, cable, namespaces, wait_for
+from tests.e2e.nodes import BIN, Node
 from tests.e2e.streams import received, stream
-from tests.e2e.test_agent_standalone import BOB, BOB_6, config, has_shaken_hands, pair
+from tests.e2e.test_agent_standalone import BOB, BOB_6, config
+from tests.e2e.tunnels import tunnel
 from ztlab.lab.pace import scaled
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
@@ -33,18 +33,10 @@ HITS = 'zt_rule_packets_total{action="allow",rule="stream-%d"}'
 
 
 @pytest.fixture
-def tunnel(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+def nodes(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
     """alice may stream to bob; he tells of his flows twice a second."""
-    alice, bob = pair(tmp_path)
-    bob.settings["log"] = {"flow_records_s": 0.5}
-    with namespaces(alice, bob):
-        cable(alice, bob)
-        alice.start_agent(config(alice, bob, []), wait=False)
-        bob.start_agent(config(bob, alice, RULES), wait=False)
-        for node in (alice, bob):
-            node.wait_ready()
-            wait_for(partial(has_shaken_hands, node), 10, "a handshake")
-        yield alice, bob
+    with tunnel(tmp_path, RULES, settings={"log": {"flow_records_s": 0.5}}) as both:
+        yield both
 
 
 def told(node: Node) -> dict[int, dict[str, Any]]:
@@ -73,9 +65,9 @@ def told(node: Node) -> dict[int, dict[str, Any]]:
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stream_goes_on_each_second_while_an_agent_ends_and_another_starts(
-    tunnel: tuple[Node, Node], end: signal.Signals
+    nodes: tuple[Node, Node], end: signal.Signals
 ) -> None:
-    alice, bob = tunnel
+    alice, bob = nodes
     with stream(alice, bob, BOB, 5201) as four, stream(alice, bob, BOB_6, 5202) as six:
         for each in (four, six):
             each.goes_on()
@@ -106,9 +98,9 @@ def test_a_stream_goes_on_each_second_while_an_agent_ends_and_another_starts(
     assert not [name for name, n in hits_now.items() if "zt_drops_total{" in name and n]
 
 
-def test_a_stream_that_is_cut_is_silent_by_the_same_measure(tunnel: tuple[Node, Node]) -> None:
+def test_a_stream_that_is_cut_is_silent_by_the_same_measure(nodes: tuple[Node, Node]) -> None:
     """The control of the test above."""
-    alice, bob = tunnel
+    alice, bob = nodes
     with stream(alice, bob, BOB, 5201) as four, stream(alice, bob, BOB_6, 5202) as six:
         for each in (four, six):
             each.goes_on()

@@ -17,11 +17,12 @@ import pytest
 
 from agent import abi
 from tests.e2e import versions
-from tests.e2e.nodes import Node, cable, namespaces, wait_for
+from tests.e2e.nodes import Node, wait_for
 from tests.e2e.streams import stream
 from tests.e2e.test_agent_life import TALK
-from tests.e2e.test_agent_standalone import BOB, BOB_6, DROPS, config, has_shaken_hands, pair
+from tests.e2e.test_agent_standalone import BOB, BOB_6, DROPS, config
 from tests.e2e.test_leaks import DOOR, KNOCK, Door, require_that_it_can_be_seen, running
+from tests.e2e.tunnels import tunnel
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
@@ -36,17 +37,9 @@ RULES: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def tunnel(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
-    alice, bob = pair(tmp_path)
-    with namespaces(alice, bob):
-        cable(alice, bob)
-        alice.start_agent(config(alice, bob, []), wait=False)
-        bob.start_agent(config(bob, alice, RULES), wait=False)
-        for node in (alice, bob):
-            node.wait_ready()
-            wait_for(partial(has_shaken_hands, node), 10, "a handshake")
-        with bob.serving(8080):
-            yield alice, bob
+def nodes(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+    with tunnel(tmp_path, RULES) as (alice, bob), bob.serving(8080):
+        yield alice, bob
 
 
 def counters(node: Node) -> dict[str, float]:
@@ -83,9 +76,9 @@ def stop(ping: subprocess.Popen[str]) -> tuple[int, int]:
 
 @pytest.mark.parametrize("layout", versions.LAYOUTS)
 def test_a_version_with_another_layout_takes_over_and_is_rolled_back_without_a_gap(
-    tunnel: tuple[Node, Node], layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: tuple[Node, Node], layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alice, bob = tunnel
+    alice, bob = nodes
     other = versions.make(tmp_path / "other", layout)
     with ExitStack() as stack:
         listen = bob.command(sys.executable, "-c", DOOR)

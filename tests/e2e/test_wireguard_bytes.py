@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import pytest
 
-from tests.e2e.nodes import Node, cable, namespaces, wait_for
-from tests.e2e.test_agent_standalone import BOB, BOB_6, config, pair
+from tests.e2e.nodes import Node, wait_for
+from tests.e2e.test_agent_standalone import BOB, BOB_6
 from tests.e2e.test_wireguard_gso import MTU, RULES, Running, counted
+from tests.e2e.tunnels import quiet_tunnel
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
@@ -126,15 +126,8 @@ class Sum:
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
     """alice and bob without keepalives that come by the clock."""
-    alice, bob = pair(tmp_path_factory.mktemp("nodes"))
-    with namespaces(alice, bob):
-        cable(alice, bob)
-        for node, other in ((alice, bob), (bob, alice)):
-            whole = config(node, other, RULES)
-            whole["peers"][0]["keepalive_s"] = 0
-            node.start_agent(whole)
-        wait_for(partial(alice.pings, BOB), 10, "the tunnel")
-        yield alice, bob
+    with quiet_tunnel(tmp_path_factory.mktemp("nodes"), RULES) as both:
+        yield both
 
 
 def transferred(node: Node) -> dict[str, int]:

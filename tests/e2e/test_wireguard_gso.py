@@ -11,13 +11,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pytest
 
-from tests.e2e.nodes import Node, cable, namespaces, wait_for
-from tests.e2e.test_agent_standalone import BOB, config, pair
+from tests.e2e.nodes import Node
+from tests.e2e.tunnels import quiet_tunnel
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
@@ -151,17 +150,9 @@ class Running:
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
     """alice and bob without keepalives: whatever passes is what the test sends."""
-    alice, bob = pair(tmp_path_factory.mktemp("nodes"))
-    with namespaces(alice, bob):
-        cable(alice, bob)
-        for node, other in ((alice, bob), (bob, alice)):
-            whole = config(node, other, RULES)
-            whole["peers"][0]["keepalive_s"] = 0
-            node.start_agent(whole)
+    with quiet_tunnel(tmp_path_factory.mktemp("nodes"), RULES) as (alice, bob):
         if bob.status()["wireguard"] == "kernel":
             bob.output("unshare", "--mount", "sh", "-c", HOLD)
-        # A first packet brings about the handshake.
-        wait_for(partial(alice.pings, BOB), 10, "the tunnel")
         yield alice, bob
 
 
