@@ -14,7 +14,8 @@ static __always_inline void zt_log_count(int counter)
 		*value += 1;
 }
 
-/* The counters at INDEX of the part that this CPU and HALF have in an array of twice ROOM for each; or none. */
+/* Where the counters at INDEX lie in the part that this CPU and HALF have of an array, which has twice
+ * ROOM for each CPU. */
 #define ZT_PART(half, room, index) ((bpf_get_smp_processor_id() << 1 | (half)) * (room) + (index))
 
 static __always_inline struct zt_stats *zt_counters_of(__u32 tag, __u8 hook, __u8 verdict)
