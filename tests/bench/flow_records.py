@@ -43,7 +43,7 @@ def main() -> None:
         [
             report.at_most(f"a pass over {FLOWS:,} flows, none changed", quiet, "ms", PASS_BAR_MS),
             report.at_most(f"{SOME:,} of them changed both ways", some, "ms", PASS_BAR_MS),
-            report.beside("all of them changed both ways", every, "ms"),
+            report.at_most("all of them changed both ways", every, "ms", PASS_BAR_MS),
             report.beside("another thread is late by, at most, in such a pass", lateness, "ms"),
         ],
     )
