@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.nodes import Node, cable, namespaces, wait_for
 from tests.e2e.test_agent_standalone import BOB, BOB_6, config, has_shaken_hands, pair
+from tests.e2e.tunnels import overflown
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
@@ -146,13 +147,20 @@ def counted(node: Node, identity: str) -> dict[str, int]:
     }
 
 
-def has_settled(node: Node, arrivals: Arrivals, sent: dict[str, int]) -> bool:
-    """Is all that was sent either here or counted as over quota?"""
-    here = arrivals.now()
-    return all(
-        here[name] + counted(node, name).get("over_quota", 0) == count
-        for name, count in sent.items()
-    )
+def wait_for_all(node: Node, arrivals: Arrivals, sent: int, lost: Callable[[], int]) -> None:
+    """Until each of the packets that were SENT is here, was over quota, or LOST by the tunnels."""
+    found: tuple[int, int, int] = (0, 0, 0)
+
+    def has_settled() -> bool:
+        nonlocal found
+        over = sum(counted(node, name).get("over_quota", 0) for name in PORTS)
+        found = sum(arrivals.now().values()), over, lost()
+        return sum(found) == sent
+
+    try:
+        wait_for(has_settled, 10)
+    except AssertionError:
+        raise AssertionError(f"of {sent} came, were over quota, were lost: {found}") from None
 
 
 @pytest.mark.parametrize("address", [BOB, BOB_6])
@@ -161,6 +169,11 @@ def test_what_is_beyond_the_rate_is_dropped_and_counted_and_who_has_no_quota_los
 ) -> None:
     """By the sender's clock: within TOLERANCE of burst + rate x time, though it sends much more."""
     alice, bob, carol = three
+    lost_before = sum(map(overflown, three))
+
+    def lost() -> int:
+        return sum(map(overflown, three)) - lost_before
+
     with (
         counting(bob) as arrivals,
         sending(alice, address) as one,
@@ -169,19 +182,22 @@ def test_what_is_beyond_the_rate_is_dropped_and_counted_and_who_has_no_quota_los
         said = {name: process.communicate()[0].split() for name, process in
                 (("alice", one), ("carol", other))}  # fmt: skip
         sent = {name: int(words[0]) for name, words in said.items()}
-        wait_for(partial(has_settled, bob, arrivals, sent), 10, "what is missing is over quota")
+        wait_for_all(bob, arrivals, sum(sent.values()), lost)
         here = arrivals.now()
     seconds, starved = map(float, said["alice"][1:])
     assert starved < seconds / 4, "this machine is too busy to send faster than the quota"
     may, came = BURST + RATE * seconds, here["alice"] * SIZE
     print(f"{sent['alice']} sent, {here['alice']} came; by rate and burst {may / SIZE:.0f}")
+    print(f"{lost()} lost by the tunnels themselves")
     assert sent["alice"] * SIZE > 1.5 * may, "the sender is not faster than the quota"
     assert (1 - TOLERANCE) * (may - RATE * starved) < came < (1 + TOLERANCE) * may
 
     from_alice, from_carol = counted(bob, "alice"), counted(bob, "carol")
-    assert from_alice.pop("over_quota") == sent["alice"] - here["alice"]
+    # All packets together are accounted for above; whose the lost ones were nobody can tell.
+    missing = sent["alice"] - here["alice"]
+    assert missing - lost() <= from_alice.pop("over_quota") <= missing
     assert from_alice == {"allowed": 1, "established": here["alice"] - 1}
-    assert here["carol"] == sent["carol"]  # as much, at the same time, and all of it
-    assert from_carol == {"allowed": 1, "established": sent["carol"] - 1}
+    assert sent["carol"] - lost() <= here["carol"]  # as much, at the same time, and all of it
+    assert from_carol == {"allowed": 1, "established": here["carol"] - 1}
     hits = bob.metrics()['zt_rule_packets_total{action="allow",rule="alice"}']
     assert hits == here["alice"]

@@ -22,7 +22,7 @@ from tests.e2e.streams import stream
 from tests.e2e.test_agent_life import TALK
 from tests.e2e.test_agent_standalone import BOB, BOB_6, DROPS, config
 from tests.e2e.test_leaks import DOOR, KNOCK, Door, require_that_it_can_be_seen, running
-from tests.e2e.tunnels import tunnel
+from tests.e2e.tunnels import overflown, tunnel
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
@@ -50,17 +50,6 @@ def counters(node: Node) -> dict[str, float]:
 def schemas(node: Node) -> set[str]:
     """The versions of what is pinned."""
     return set(re.findall(r"/wg0/v([^/\s]+)", node.output("find", "/sys/fs/bpf/ztlab")))
-
-
-def overflown(node: Node) -> int:
-    """What a tunnel in user space lost before or behind our programs, too busy to take it."""
-    lines = [
-        x.split() for x in node.output("cat", "/proc/net/snmp").splitlines() if x[:4] == "Udp:"
-    ]
-    udp = dict(zip(*lines, strict=True))
-    queue = int(node.output("awk", "/wg0:/ {print $13}", "/proc/net/dev"))
-    both = node.output("awk", "/Udp6RcvbufErrors/ {print $2}", "/proc/net/snmp6")
-    return int(udp["RcvbufErrors"]) + int(both) + queue
 
 
 def stop(ping: subprocess.Popen[str]) -> tuple[int, int]:

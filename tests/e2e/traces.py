@@ -7,6 +7,7 @@ if it is older than the moment the inode was noted.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -115,13 +116,17 @@ def _processes(traces: Traces) -> Iterator[str]:
                 yield f"process {entry} in a {kind} namespace of the lab: {_command(entry)}"
         if f"/labs/{traces.lab}/" in _command(entry):
             yield f"process {entry}: {_command(entry)}"
-        for fd in Path(f"/proc/{entry}/fd").glob("*") if _is_readable(entry) else ():
-            try:
-                target = os.readlink(fd)
-            except OSError:
-                continue
+        for target in _held_open(entry):
             if any(target.endswith(f":[{inode}]") for inode in traces.namespaces):
                 yield f"process {entry} holds {target}: {_command(entry)}"
+
+
+def _held_open(pid: str) -> Iterator[str]:
+    """What PID's descriptors stand for, as far as it lives so long."""
+    with contextlib.suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                yield os.readlink(f"/proc/{pid}/fd/{descriptor}")
 
 
 def _is_sibling(pid: int) -> bool:
@@ -134,10 +139,6 @@ def _is_sibling(pid: int) -> bool:
     except (OSError, ValueError):
         return False
     return parent == os.getppid()
-
-
-def _is_readable(entry: str) -> bool:
-    return os.access(f"/proc/{entry}/fd", os.R_OK | os.X_OK)
 
 
 def _command(entry: str) -> str:

@@ -44,3 +44,14 @@ def quiet_tunnel(directory: Path, rules: Rules) -> Iterator[tuple[Node, Node]]:
         # A first packet brings about the handshake.
         wait_for(partial(alice.pings, BOB), 10, "the tunnel")
         yield alice, bob
+
+
+def overflown(node: Node) -> int:
+    """What a tunnel in user space lost before or behind our programs, too busy to take it."""
+    lines = [
+        x.split() for x in node.output("cat", "/proc/net/snmp").splitlines() if x[:4] == "Udp:"
+    ]
+    udp = dict(zip(*lines, strict=True))
+    queue = int(node.output("awk", "/wg0:/ {print $13}", "/proc/net/dev"))
+    both = node.output("awk", "/Udp6RcvbufErrors/ {print $2}", "/proc/net/snmp6")
+    return int(udp["RcvbufErrors"]) + int(both) + queue
