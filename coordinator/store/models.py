@@ -29,7 +29,7 @@ class Base(DeclarativeBase):
 
     type_annotation_map = {
         datetime: UtcDateTime,
-        dict[str, Any]: JSON,
+        dict[str, Any]: JSON(none_as_null=True),
         list[str]: JSON,
         bytes: LargeBinary,
     }
@@ -208,6 +208,62 @@ class AdminTokenRow(Base):
     hash: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
     role: Mapped[str] = mapped_column(String(6))
     created_at: Mapped[datetime]
+
+
+class SessionRow(Base):
+    """An administrator at a browser: the cookie, hashed, and the token it was opened with.
+
+    csrf  what each of its forms must bring
+    """
+
+    __tablename__ = "sessions"
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    token_name: Mapped[str] = mapped_column(
+        String(63), ForeignKey("admin_tokens.name", ondelete="CASCADE")
+    )
+    csrf: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class AuditRow(Base):
+    """One change, for ever: rows are only added, and each names the hash of the one before.
+
+    actor          an administrator's token ("token NAME"), or a node ("node NAME"), or "operator"
+    kind, name     of the object
+    epoch, number  the network's revision after it
+    before, after  the object as the API shows it; None: it was not there, or is not any more
+    previous       hash of the row before; zeros for the first
+    hash           SHA-256 over the canonical JSON of all the others
+    """
+
+    __tablename__ = "audit"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    actor: Mapped[str] = mapped_column(String(80))
+    action: Mapped[str] = mapped_column(String(32))
+    kind: Mapped[str] = mapped_column(String(32))
+    name: Mapped[str] = mapped_column(String(270))
+    epoch: Mapped[str] = mapped_column(String(32))
+    number: Mapped[int]
+    before: Mapped[dict[str, Any] | None]
+    after: Mapped[dict[str, Any] | None]
+    previous: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+
+
+class RevisionRow(Base):
+    """What administrators had written at a revision, to be read again and rolled back to.
+
+    document  the network's document, as JSON, compressed with zlib
+    """
+
+    __tablename__ = "revisions"
+    epoch: Mapped[str] = mapped_column(String(32), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(80))
+    document: Mapped[bytes]
 
 
 class LogBatchRow(Base):
