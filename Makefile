@@ -43,7 +43,7 @@ proof: ## the TC programs against the model of them, a million packets (ZT_PROOF
 	@tools/setup.sh
 	@ZT_PROOF_PACKETS=$${ZT_PROOF_PACKETS:-1000000} tools/test.sh proof
 
-test-kernel: ## scenarios, end-to-end and kernel tests on the kernel's own WireGuard, in guests
+test-kernel: ## scenarios, kernel tests and tunnels' end-to-end tests on the kernel's own WireGuard, in guests
 	@tools/setup.sh zstd
 	@tools/test-kernel.sh
 

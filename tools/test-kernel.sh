@@ -1,13 +1,15 @@
 #!/bin/bash
 # What the running kernel may not have: the tests and scenarios once more, on the kernel's own WireGuard.
 #
-#   tools/test-kernel.sh [uml] [stock] [matrix]      default: uml stock
+#   tools/test-kernel.sh [uml] [rest] [stock] [matrix]      default: uml stock
 #
-#   uml     User Mode Linux, two guests side by side: every scenario, and every end-to-end and kernel
-#           test; one that does not get the kernel's WireGuard fails
+#   uml     User Mode Linux, two guests side by side: every scenario, every kernel test, and the
+#           end-to-end tests; one that does not get the kernel's WireGuard fails
+#   rest    as `uml`: the end-to-end tests of what lies above the tunnel (logs, dashboard, the judging
+#           of scenarios, plain hosts), which another WireGuard under them can hardly change
 #   stock   Debian's 6.12 cloud kernel, by KVM where it works and else emulated (slow): the verifier,
 #           WireGuard, and the three nodes; and the verifier on Debian's 6.1
-#   matrix  everything that `uml` runs, on Debian's 6.12 and 6.1: hours where they are emulated
+#   matrix  everything that `uml` and `rest` run, on Debian's 6.12 and 6.1: hours where they are emulated
 #
 # JUnit files and each guest's output: build/. The kernel of a User Mode Linux is $ZTLAB_UML_KERNEL,
 # else the one in the cache, else it is built now (ten minutes on two cores). Exit code 1 if a test
@@ -25,10 +27,15 @@ failed=()
 unfit=0 # of these: tiers that cannot run here
 summary=()
 
-# Every other end-to-end test goes with those that judge, so that none is left out for being new; in
-# two guests, since it is a lot.
+# What lies above the tunnel. Every other end-to-end test goes with those that judge packets, so that
+# none is left out for being new; in two guests, since it is a lot.
+above=()
+for name in dashboard flow_records loaders log_account log_account_kill quotas scenarios_judge; do
+    above+=("tests/e2e/test_$name.py")
+done
 others=() more=()
 for file in tests/e2e/test_*.py; do
+    case " ${above[*]} " in *" $file "*) continue ;; esac
     case $file in
     */test_agent_* | */test_wireguard_* | */test_lab_*) ;; # guests of their own, below
     */test_vm_run.py) ;;                                   # starts guests itself
@@ -38,14 +45,16 @@ for file in tests/e2e/test_*.py; do
 done
 
 # NAME=PYTEST'S ARGUMENTS; the longest first, so that the last two end at about the same time.
-all_jobs=(
+uml_jobs=(
     "judging=${others[*]}"
     "more=${more[*]}"
     "agents=tests/e2e/test_agent_*.py tests/e2e/test_wireguard_*.py"
-    "labs=tests/e2e/test_lab_*.py"
     "programs=tests/kernel"
+    "labs=tests/e2e/test_lab_ready.py tests/e2e/test_lab_leaves_nothing.py"
 )
-for file in scenarios/*.yaml; do all_jobs+=("$(basename "$file" .yaml)=$file"); done
+rest_jobs=("above=${above[*]}" "hosts=tests/e2e/test_lab_hosts.py")
+for file in scenarios/*.yaml; do uml_jobs+=("$(basename "$file" .yaml)=$file"); done
+all_jobs=("${uml_jobs[@]}" "${rest_jobs[@]}")
 # Without what compiles: bcc needs a minute there.
 some="libbpf and (mark or closed) or auto_takes or constants_are_seen"
 some+=" or kernel and (read_back or shake_hands or more_prefixes)"
@@ -53,14 +62,18 @@ verifier="verifier=tests/kernel/test_loaders.py tests/e2e/test_wireguard_backend
 
 # A tier's failures are in $failed; it returns non-zero if it could not begin, and then `set -e` is off.
 
-tier_uml() {
+tier_uml() { on_uml "${uml_jobs[@]}"; }
+tier_rest() { on_uml "${rest_jobs[@]}"; }
+
+# on_uml JOB…: on User Mode Linux, which is built if it is nowhere.
+on_uml() {
     if "$bin/ztlab" vm kernels | grep -q ' uml .*not here'; then
         tools/setup.sh linux-source-6.12 build-essential bc bison flex libelf-dev pahole patch xz-utils ||
             return
         "$bin/ztlab" vm build-uml || return
     fi
     header 6.12 uml || return
-    run_all 6.12 uml "$side_by_side" 1500 "${all_jobs[@]}"
+    run_all 6.12 uml "$side_by_side" 1500 "$@"
 }
 
 tier_stock() {
@@ -115,7 +128,9 @@ run_all() {
             wait -n || true
             running=$((running - 1))
         fi
-        run_one "$kernel" "$engine" "${job%%=*}" "$limit" "${job#*=}" &
+        set -m # a process group of its own, which a signal to us is passed on to
+        run_one "$kernel" "$engine" "${job%%=*}" "$limit" "${job#*=}" </dev/null &
+        set +m
         running=$((running + 1))
     done
     wait
@@ -148,12 +163,21 @@ run_one() {
     flock build/kernel.lock cat "$base.log"
 }
 
-trap 'exit 130' INT # the guests end by themselves on Ctrl-C
-trap 'exit 143' TERM
+# end_guests CODE: none of ours outlives us.
+end_guests() {
+    local job
+    trap '' INT TERM
+    for job in $(jobs -p); do kill -TERM -- "-$job" 2>/dev/null || true; done
+    wait
+    exit "$1"
+}
+
+trap 'end_guests 130' INT
+trap 'end_guests 143' TERM
 mkdir -p build
 [ $# -gt 0 ] || set -- uml stock
 for tier in "$@"; do
-    declare -F "tier_$tier" >/dev/null || { say "no tier $tier: uml, stock, matrix" >&2; exit 2; }
+    declare -F "tier_$tier" >/dev/null || { say "no tier $tier: uml, rest, stock, matrix" >&2; exit 2; }
 done
 begin=$(now_ms)
 for tier in "$@"; do

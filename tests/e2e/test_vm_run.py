@@ -145,6 +145,28 @@ def test_output_comes_live_and_a_signal_ends_the_guest(
     wait_until_nothing_is_left(environment)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_suite_of_guests_ends_them_all(
+    environment: dict[str, str], number: signal.Signals, code: int
+) -> None:
+    script = Path(__file__).parents[2] / "tools/test-kernel.sh"
+    process = subprocess.Popen(
+        (script, "rest"),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + DEADLINE_S
+    while len([name for name in os.listdir(environment["TMPDIR"]) if "vm" in name]) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == code
+    wait_until_nothing_is_left(environment)
+
+
 @pytest.mark.parametrize("out", ["/proc/nothing", "{file}/below"])
 def test_an_out_that_cannot_be_made_is_refused(
     environment: dict[str, str], tmp_path: Path, out: str
