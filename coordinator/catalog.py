@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator import allocation, references
+from coordinator import allocation, references, rules
 from coordinator.errors import Conflict
 from coordinator.network import lock
 from coordinator.store.models import GroupRow, IdentityRow, NodeRow, ResourceRow
@@ -159,7 +159,10 @@ def delete_resource(session: Session, name: str, now: datetime) -> None:
 
 def put_policy(session: Session, body: PolicyBody) -> None:
     """Replace the policy."""
-    lock(session).policy = codec.encode(body)
+    written = codec.encode(body)
+    del written["rules"]
+    lock(session).policy = written
+    rules.put_rules(session, body.rules)
 
 
 def put_document(session: Session, body: DocumentBody, now: datetime) -> None:

@@ -44,7 +44,7 @@ def create(session: Session, settings: Settings) -> bool:
                 pools=list(settings.pools),
                 epoch=secrets.token_hex(16),
                 number=0,
-                policy={"default": "deny", "rules": [], "tests": [], "quotas": []},
+                policy={"default": "deny", "tests": [], "quotas": []},
             )
         )
         return True

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from coordinator.store.models import GroupRow, NetworkRow, NodeRow, SetupKeyRow
+from coordinator.store.models import GroupRow, NetworkRow, NodeRow, RuleRow, SetupKeyRow
 
 
 def to_identity(session: Session, name: str) -> list[str]:
@@ -31,13 +31,26 @@ def in_groups(session: Session, name: str) -> list[str]:
 def in_policy(session: Session, name: str) -> list[str]:
     """Every rule, test and quota that names NAME."""
     policy = session.scalars(select(NetworkRow)).one().policy
-    ends = (("rules", "from"), ("rules", "to"), ("tests", "from"), ("tests", "to"))
+    parts = (("tests", "from"), ("tests", "to"), ("quotas", "identity"))
     return [
-        f"policy.{part}[{i}].{end}: names {name!r}"
-        for part, end in (*ends, ("quotas", "identity"))
-        for i, entry in enumerate(policy.get(part, ()))
-        if entry[end] == name
+        *_in_rules(session, name),
+        *(
+            f"policy.{part}[{i}].{end}: names {name!r}"
+            for part, end in parts
+            for i, entry in enumerate(policy.get(part, ()))
+            if entry[end] == name
+        ),
     ]
+
+
+def _in_rules(session: Session, name: str) -> list[str]:
+    found = []
+    for end, column in (("from", RuleRow.source), ("to", RuleRow.destination)):
+        named = select(RuleRow.position).where(column == name).order_by(RuleRow.position)
+        for position in session.scalars(named).all():
+            before = select(func.count()).where(RuleRow.position < position)
+            found.append(f"policy.rules[{session.scalar(before)}].{end}: names {name!r}")
+    return found
 
 
 def gateways(session: Session, now: datetime) -> frozenset[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from coordinator import rules
 from coordinator.store.models import (
     AddressRow,
     GroupRow,
@@ -84,7 +85,7 @@ def load(session: Session) -> NetworkState:
             )
             for row in resources
         ),
-        policy=codec.decode(Policy, {**network.policy, "groups": groups}, path="policy"),
+        policy=codec.decode(Policy, {**rules.policy(session), "groups": groups}, path="policy"),
     )
 
 

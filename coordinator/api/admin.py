@@ -9,13 +9,13 @@ from flask import Blueprint, request
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator import access, catalog, clock, logs, network, nodes
+from coordinator import access, catalog, clock, logs, network, nodes, rules
 from coordinator.access import AdminRole, SetupKeyBody, TokenBody
 from coordinator.api.context import bearer, body, revised, service
 from coordinator.catalog import DocumentBody, GroupBody, IdentityBody, PolicyBody, ResourceBody
 from coordinator.errors import Conflict
 from coordinator.nodes import NodeBody
-from coordinator.store.models import GroupRow, IdentityRow, NetworkRow, ResourceRow
+from coordinator.store.models import GroupRow, IdentityRow, ResourceRow
 from ztlab.errors import SchemaError
 from ztlab.model.codec import did_you_mean
 
@@ -62,7 +62,7 @@ def put_document() -> Answer:
 @blueprint.get("/policy")
 def get_policy() -> Answer:
     with service().store.reading() as session:
-        return dict(session.scalars(select(NetworkRow)).one().policy)
+        return rules.policy(session)
 
 
 @blueprint.put("/policy")

@@ -38,7 +38,7 @@ class Base(DeclarativeBase):
 class NetworkRow(Base):
     """The one row that every change locks: identity of the network, its revision, its policy.
 
-    policy  {"default", "rules", "tests", "quotas"} as written
+    policy  {"default", "tests", "quotas"} as written; its rules have a table of their own
     """
 
     __tablename__ = "network"
@@ -49,6 +49,22 @@ class NetworkRow(Base):
     epoch: Mapped[str] = mapped_column(String(32))
     number: Mapped[int]
     policy: Mapped[dict[str, Any]]
+
+
+class RuleRow(Base):
+    """One rule of the policy.
+
+    position             the order in which rules are shown; it has no other meaning
+    source, destination  as in BODY, to find who names whom
+    body                 the rule as canonical JSON
+    """
+
+    __tablename__ = "rules"
+    id: Mapped[str] = mapped_column(String(63), primary_key=True)
+    position: Mapped[int] = mapped_column(index=True)
+    source: Mapped[str] = mapped_column(Text, index=True)
+    destination: Mapped[str] = mapped_column(Text, index=True)
+    body: Mapped[str] = mapped_column(Text)
 
 
 class TagRow(Base):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import functools
 import hashlib
 import json
 import math
@@ -225,7 +226,7 @@ def _decode_dataclass(kind: Any, data: Any, path: str, faults: list[str]) -> Any
     if not isinstance(data, Mapping):
         _fault(path, "a mapping", data, faults)
         return None
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     fields = {f.metadata.get("key") or f.name: f for f in dataclasses.fields(kind)}
     before = len(faults)
     misspelt = _unknown_keys(data, fields, path, faults)
@@ -255,6 +256,12 @@ def _decode_dataclass(kind: Any, data: Any, path: str, faults: list[str]) -> Any
     except ValueError as error:
         faults.append(f"{path or 'document'}: {error}")
         return None
+
+
+@functools.cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    """The types of a dataclass's fields: evaluated once, and not for each of ten thousand rules."""
+    return typing.get_type_hints(kind)
 
 
 def _unknown_keys(
