@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,14 @@ def call(app: Flask, service: Service) -> Call:
         return answer.get_json()
 
     return request
+
+
+@pytest.fixture
+def at_once() -> Callable[[Callable[[int], None], int], None]:
+    """at_once(work, n): work(0) to work(n - 1), each in a thread of its own; the first error."""
+
+    def run(work: Callable[[int], None], count: int) -> None:
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(work, range(count)))
+
+    return run

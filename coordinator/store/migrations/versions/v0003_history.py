@@ -14,6 +14,23 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+# Nobody changes or deletes a row, not even by a bug of this program. Whoever may also drop the
+# trigger gets around it: that is what the chain of hashes is for.
+_REFUSAL = "the audit log is append-only"
+_GUARDS = {
+    "sqlite": [
+        f"CREATE TRIGGER audit_is_not_{what}d BEFORE {what.upper()} ON audit "
+        f"BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
+        for what in ("update", "delete")
+    ],
+    "postgresql": [
+        "CREATE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{_REFUSAL}'; END $$",
+        "CREATE TRIGGER audit_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit "
+        "FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only()",
+    ],
+}
+
 
 def upgrade() -> None:
     """Make the three tables."""
@@ -35,6 +52,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("hash"),
     )
     op.create_index(op.f("ix_audit_at"), "audit", ["at"])
+    for statement in _GUARDS[op.get_bind().dialect.name]:
+        op.execute(statement)
     op.create_table(
         "revisions",
         sa.Column("epoch", sa.String(length=32), nullable=False),
@@ -64,3 +83,5 @@ def downgrade() -> None:
     op.drop_table("revisions")
     op.drop_index(op.f("ix_audit_at"), table_name="audit")
     op.drop_table("audit")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION audit_is_append_only()")
