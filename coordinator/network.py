@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator import state, validation
+from coordinator import audit, clock, history, state, validation
 from coordinator.distribute import node_config
 from coordinator.hub import Hub
 from coordinator.settings import Settings
@@ -81,11 +81,13 @@ def revision(session: Session) -> Revision:
     return Revision(epoch=row.epoch, number=row.number)
 
 
-def change(store: Store, hub: Hub, work: Callable[[Session], T]) -> tuple[T, Revision]:
+def change(
+    store: Store, hub: Hub, work: Callable[[Session], T], by: str = audit.OPERATOR
+) -> tuple[T, Revision]:
     """Do WORK in one transaction, give it a revision, and wake the nodes it concerns.
 
     SchemaError with every fault if the network would be wrong afterwards; then nothing happened.
-    Work that changes nothing raises no revision.
+    Work that changes nothing raises no revision. BY is who the audit log says did it.
     """
     with store.writing() as session:
         row = lock(session)
@@ -99,6 +101,8 @@ def change(store: Store, hub: Hub, work: Callable[[Session], T]) -> tuple[T, Rev
                 raise SchemaError(faults)
         concerned = settle(session, row, after, is_new=after != before)
         concerned |= {node.id for node in before.nodes} - {node.id for node in after.nodes}
+        if after != before:
+            history.note(session, before, after, by, clock.now())
         reached = Revision(epoch=row.epoch, number=row.number)
     hub.wake(concerned)
     return result, reached

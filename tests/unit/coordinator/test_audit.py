@@ -180,3 +180,21 @@ def test_writers_at_once_make_one_chain(service: Service, at_once: Callable[...,
     assert verified(service).is_intact
     assert {f"w{n}" for n in range(8)} <= {row["name"] for row in rows(service)}
     add_identity(service, "after")  # and the network goes on
+
+
+def test_a_change_of_the_network_leaves_a_row_for_each_object(service: Service) -> None:
+    before = len(rows(service))
+    revision = add_identity(service, "web")
+    (row,) = rows(service)[before:]
+
+    assert (row["actor"], row["action"], row["kind"], row["name"]) == (
+        audit.OPERATOR,
+        "create",
+        "identity",
+        "web",
+    )
+    assert row["before"] is None and row["after"] == {"name": "web", "tag": 2}
+    assert row["revision"] == {"epoch": revision.epoch, "number": revision.number}
+
+    add_identity(service, "web")  # changes nothing
+    assert len(rows(service)) == before + 1
