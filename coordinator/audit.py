@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from coordinator import clock
 from coordinator.store.models import AuditRow, NetworkRow
 from ztlab.model import codec
+from ztlab.model.identity import client_id
 
 START = "0" * 64  # what the first row names as the hash before it
 OPERATOR = "operator"  # the actor of what is done by a command on the coordinator's machine
@@ -60,6 +61,26 @@ class Verification:
         return not self.faults
 
 
+def token(name: str) -> str:
+    """The actor that is the administrator's token NAME."""
+    return f"token {name}"
+
+
+def node(name: str) -> str:
+    """The actor that is the node NAME, with its own token."""
+    return f"node {name}"
+
+
+def key(public_key: str) -> str:
+    """The actor that proved the WireGuard key PUBLIC_KEY, by its client ID."""
+    return f"key {client_id(public_key)}"
+
+
+def setup_key(key_id: str | None) -> str:
+    """The actor that had the setup key of that id: a node that enrols."""
+    return f"setup-key {key_id}"
+
+
 def record(
     session: Session,
     actor: str,
@@ -72,7 +93,7 @@ def record(
 ) -> None:
     """Note in SESSION's transaction what it changes; nothing where BEFORE and AFTER are the same.
 
-    actor          "token NAME", "node NAME", OPERATOR, or from where somebody unknown came
+    actor          token(), node(), key(), setup_key(), OPERATOR, or whence somebody unknown came
     before, after  the object as the API shows it, without secrets; None: it is not there
     """
     if before == after:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from coordinator import allocation, clock, validation
+from coordinator import allocation, audit, clock, validation
 from coordinator.errors import Conflict, Unauthenticated
 from coordinator.secrets import digest, fresh
 from coordinator.store.engine import Store
@@ -230,7 +230,10 @@ def enrol(
         raise Unauthenticated("the challenge was given for another setup key")
     _check_bound_name(key, request.name)
     _check_new(session, request)
+    before = {"uses_left": key.uses_left}
     key.uses_left -= 1
+    after = {"uses_left": key.uses_left}
+    audit.record(session, audit.setup_key(key.id), "use", "setup-key", key.id, before, after, now)
     identity = key.identity or request.name
     _ensure_identity(session, identity, now)
     node = NodeRow(

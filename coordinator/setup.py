@@ -6,9 +6,13 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from coordinator import access, clock, network, privileges, tls
+from sqlalchemy.orm import Session
+
+from coordinator import access, audit, clock, network, privileges, tls
 from coordinator.settings import Settings
 from coordinator.store import migrate
 from coordinator.store.engine import opened
@@ -59,11 +63,13 @@ def _prepare_store(settings: Settings, owner_token_file: Path | None) -> None:
     with opened(settings.database_url) as store:
         migrate.upgrade(store.engine)
         with store.writing() as session:
-            network.create(session, settings)
+            now = clock.now()
+            if network.create(session, settings):
+                made = {"name": settings.network, "pools": list(settings.pools)}
+                _note(session, "init", "network", settings.network, made, now)
             if owner_token_file is not None:
-                token = access.create_token(
-                    session, OWNER_TOKEN, "owner", clock.now(), replaces=True
-                )
+                token = access.create_token(session, OWNER_TOKEN, "owner", now, replaces=True)
+                _note(session, "create", "token", OWNER_TOKEN, {"role": "owner"}, now)
                 tls.write_file(owner_token_file, (token + "\n").encode(), 0o600)
 
 
@@ -82,7 +88,9 @@ def begin_epoch(settings: Settings) -> Revision:
     with opened(settings.database_url) as store:
         migrate.upgrade(store.engine)
         with store.writing() as session:
-            return network.begin_epoch(session)
+            reached = network.begin_epoch(session)
+            _note(session, "restored", "network", settings.network, {}, clock.now())
+            return reached
 
 
 def create_token(settings: Settings, name: str, role: access.AdminRole) -> str:
@@ -94,4 +102,14 @@ def create_token(settings: Settings, name: str, role: access.AdminRole) -> str:
     with opened(settings.database_url) as store:
         migrate.check(store.engine)
         with store.writing() as session:
-            return access.create_token(session, body.name, body.role, clock.now())
+            now = clock.now()
+            token = access.create_token(session, body.name, body.role, now)
+            _note(session, "create", "token", body.name, {"role": body.role}, now)
+            return token
+
+
+def _note(
+    session: Session, action: str, kind: str, name: str, after: dict[str, Any], now: datetime
+) -> None:
+    """A row of the audit log about what is done here."""
+    audit.record(session, audit.OPERATOR, action, kind, name, None, after, now)

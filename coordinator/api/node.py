@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from coordinator import clock, enrolment, logs, network, nodes, stream
+from coordinator import audit, clock, enrolment, logs, network, nodes, stream
 from coordinator.api.context import bearer, body, raw_body, service
 from coordinator.enrolment import ChallengeRequest, EnrolRequest, NewToken, TokenRequest
 from coordinator.nodes import Ack, Caller
@@ -44,6 +44,7 @@ def enrol() -> tuple[dict[str, Any], int]:
         lambda session: enrolment.enrol(
             session, here.place, spent, asked, key, clock.now(), here.token_ttl
         ),
+        by=audit.setup_key(spent.setup_key_id),
     )
     return {"network_id": here.place.network_id, "name": made.name, **_token(made)}, 201
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint
 
-from coordinator import clock, enrolment, network, nodes, rotation
+from coordinator import audit, clock, enrolment, network, nodes, rotation
 from coordinator.api.context import bearer, body, service
 from coordinator.nodes import Caller
 from coordinator.rotation import CommitRequest, RotateRequest
@@ -23,6 +23,7 @@ def rotate() -> dict[str, Any]:
         here.store,
         here.hub,
         lambda session: rotation.begin(session, here.place, spent, asked, clock.now()),
+        by=audit.key(asked.public_key),
     )
     return answer
 
@@ -42,6 +43,7 @@ def commit() -> dict[str, Any]:
         here.store,
         here.hub,
         lambda session: rotation.commit(session, caller.node_id, token, asked, clock.now()),
+        by=audit.node(caller.name),
     )
     return answer
 
@@ -49,7 +51,12 @@ def commit() -> dict[str, Any]:
 @blueprint.delete("/node/rotation")
 def cancel() -> tuple[str, int]:
     here, caller = service(), _caller()
-    network.change(here.store, here.hub, lambda session: rotation.cancel(session, caller.node_id))
+    network.change(
+        here.store,
+        here.hub,
+        lambda session: rotation.cancel(session, caller.node_id),
+        by=audit.node(caller.name),
+    )
     return "", 204
 
 
