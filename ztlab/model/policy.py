@@ -59,7 +59,8 @@ def _check_burst(text: str) -> None:
     parse_burst(text)
 
 
-def _check_protocol(proto: str | int) -> None:
+def check_protocol(proto: str | int) -> None:
+    """ValueError unless PROTO is tcp, udp, icmp, any, or an IP protocol number."""
     if isinstance(proto, int):
         if not 0 <= proto <= 255:
             raise ValueError(f"want a protocol number from 0 to 255, got {proto}")
@@ -83,7 +84,7 @@ class Rule:
     source: str = field(key="from")
     destination: str = field(key="to")
     action: Action
-    proto: str | int = field(default="any", check=_check_protocol)
+    proto: str | int = field(default="any", check=check_protocol)
     ports: tuple[int | str, ...] = field(default=(), check=_check_ports)
 
     def __post_init__(self) -> None:
@@ -111,7 +112,7 @@ class PolicyTest:
 
     source: str = field(key="from")
     destination: str = field(key="to")
-    proto: str | int = field(default="any", check=_check_protocol)
+    proto: str | int = field(default="any", check=check_protocol)
     port: int | None = field(default=None, check=_check_port)
     expect: Action
 
