@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.explain import MOST_PAIRS, Explanation, explain, principals, reachability
+from coordinator.explain import MOST_PAIRS, explain, principals, reachability
 from coordinator.state import NetworkState
 from tests.unit.coordinator.networks import network, node
 from ztlab.errors import SchemaError
+from ztlab.model.explanation import Explanation
 from ztlab.model.policy import Policy, Quota, Rule
 
 RULES = (

@@ -9,6 +9,7 @@ from ztlab.model.explanation import Index, Pair, explain_pair
 from ztlab.model.flow import ICMP, ICMPV6, TCP, UDP, Flow
 from ztlab.model.policy import Policy, Rule, decide
 
+PROTOS: tuple[str | int, ...] = ("tcp", "udp", "icmp", "any", 6, 58, 47, 253)
 NAMES = ("web", "api", "db", "world")
 SELECTORS = (*NAMES, "*", "people")
 LABELS = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "ipv6-icmp"}
@@ -23,7 +24,7 @@ ports = st.one_of(
 
 @st.composite
 def rules(draw: st.DrawFn, number: int) -> Rule:
-    proto: str | int = draw(st.sampled_from(("tcp", "udp", "icmp", "any", 6, 58, 47, 253)))
+    proto = draw(st.sampled_from(PROTOS))
     return Rule(
         id=f"r{number}",
         source=draw(st.sampled_from(SELECTORS)),
