@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network, ip_address, ip_network
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.errors import Conflict
@@ -36,7 +36,9 @@ def retire_tag(session: Session, tag: int, now: datetime) -> None:
 def allocate_addresses(session: Session, node_id: str, now: datetime) -> tuple[str, ...]:
     """One address from each pool for a new node. Conflict when a pool has none left."""
     rested = AddressRow.released_at <= now - ADDRESS_REST
-    session.execute(delete(AddressRow).where(rested))
+    for row in session.scalars(select(AddressRow).where(rested)).all():
+        session.delete(row)
+    session.flush()  # one of them may be given again at once
     network = session.scalars(select(NetworkRow)).one()
     allocated = []
     for i, pool in enumerate(network.pools):
@@ -67,4 +69,5 @@ def next_address(pool: str, taken: Iterable[str]) -> str:
 def release_addresses(session: Session, node_id: str, now: datetime) -> None:
     """A node left: its addresses rest, then they are free."""
     held = (AddressRow.node_id == node_id) & AddressRow.released_at.is_(None)
-    session.execute(update(AddressRow).where(held).values(released_at=now))
+    for row in session.scalars(select(AddressRow).where(held)).all():
+        row.released_at = now

@@ -6,6 +6,10 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from sqlalchemy.orm import Session
+
+from coordinator.memory import Known, Memory
+
 
 class Subscription:
     """One open stream's ear. `is_closed` turns true when the stream must end."""
@@ -31,9 +35,13 @@ class Subscription:
 
 
 class Hub:
-    """The streams by node: one each, a newer one ends the older."""
+    """The streams by node: one each, a newer one ends the older.
+
+    memory  what they serve from: the network as this process knows it
+    """
 
     def __init__(self) -> None:
+        self.memory = Memory()
         self._lock = threading.Lock()
         self._streams: dict[str, Subscription] = {}
         self._is_closed = False
@@ -54,6 +62,15 @@ class Hub:
             with self._lock:
                 if self._streams.get(node_id) is mine:
                     del self._streams[node_id]
+
+    def known(self, session: Session) -> Known:
+        """The network as SESSION sees it; whom another process's commits concern is woken."""
+        before = self.memory.known
+        known = self.memory.at(session)
+        if before is not None and known is not before:
+            then, now = before.wanted, known.wanted
+            self.wake(who for who in then.keys() | now.keys() if then.get(who) != now.get(who))
+        return known
 
     def wake(self, node_ids: Iterable[str]) -> None:
         """Ring at the streams of NODE_IDS: something of theirs changed, and is committed."""

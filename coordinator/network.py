@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, event, select, update
 from sqlalchemy.orm import Session
 
-from coordinator import audit, clock, history, state, validation
-from coordinator.distribute import node_config
+from coordinator import audit, clock, history, memory, state, validation
 from coordinator.hub import Hub
+from coordinator.memory import Known, Wanted
 from coordinator.settings import Settings
-from coordinator.state import NetworkState
 from coordinator.store.engine import Store
 from coordinator.store.models import NetworkRow, NodeRow, RotationRow
+from coordinator.store.written import recorded
 from ztlab.errors import SchemaError, ZtError
 from ztlab.model.config import NodeConfig, Revision
 
@@ -25,11 +25,16 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """The state a node should be in: the last revision at which its digest changed."""
+class Made(Generic[T]):
+    """A change that was made, and is not yet committed.
 
-    revision: Revision
-    digest: str
+    concerned  ids of the nodes that are told something else now, or are nodes no more
+    """
+
+    result: T
+    before: Known
+    after: Known
+    concerned: frozenset[str]
 
 
 def create(session: Session, settings: Settings) -> bool:
@@ -90,55 +95,85 @@ def change(
     Work that changes nothing raises no revision. BY is who the audit log says did it.
     """
     with store.writing() as session:
-        row = lock(session)
-        before = state.load(session)
+        made = attempt(session, hub, work, by)
+        # Before the next writer has the lock, which begins with what is known then.
+        event.listen(session, "after_commit", lambda _: hub.memory.publish(made.after), once=True)
+    hub.wake(made.concerned)
+    return made.result, made.after.revision
+
+
+def attempt(
+    session: Session, hub: Hub, work: Callable[[Session], T], by: str = audit.OPERATOR
+) -> Made[T]:
+    """Do WORK in a transaction that is SESSION's, whole but for its commit (see `change`).
+
+    SchemaError as there. Whoever rolls back instead has made a rehearsal: nobody is woken.
+    """
+    row = lock(session)
+    before = hub.known(session)
+    with recorded(session) as written:
         result = work(session)
-        session.flush()
-        after = state.load(session)
-        if after != before:
-            faults = validation.faults(after)
-            if faults:
-                raise SchemaError(faults)
-        concerned = settle(session, row, after, is_new=after != before)
-        concerned |= {node.id for node in before.nodes} - {node.id for node in after.nodes}
-        if after != before:
-            history.note(session, before, after, by, clock.now())
-        reached = Revision(epoch=row.epoch, number=row.number)
-    hub.wake(concerned)
-    return result, reached
+    network = state.load(session, before.network, written)
+    if network is before.network:
+        return Made(result=result, before=before, after=before, concerned=frozenset())
+    if faults := validation.faults(network, before.network):
+        raise SchemaError(faults)
+    row.number += 1
+    after = before.followed_by(network, Revision(epoch=row.epoch, number=row.number))
+    concerned = {who for who, w in after.wanted.items() if before.wanted.get(who) is not w}
+    _want(session, {who: after.wanted[who] for who in concerned})
+    concerned |= before.wanted.keys() - after.wanted.keys()
+    history.note(session, before.network, network, by, clock.now())
+    return Made(result=result, before=before, after=after, concerned=frozenset(concerned))
 
 
-def settle(session: Session, row: NetworkRow, after: NetworkState, *, is_new: bool) -> set[str]:
-    """Raise the revision if something IS_NEW; ids of the nodes whose wanted digest changed."""
-    live = select(NodeRow).where(NodeRow.revoked_at.is_(None))
-    rows = {node.id: node for node in session.scalars(live)}
-    digests = {node.id: node_config(after, node).digest() for node in after.nodes} if is_new else {}
-    concerned = {node for node, digest in digests.items() if rows[node].wanted_digest != digest}
-    if is_new:
-        row.number += 1
-    for node in concerned:
-        rows[node].wanted_epoch = row.epoch
-        rows[node].wanted_number = row.number
-        rows[node].wanted_digest = digests[node]
-    return concerned
+def refresh(store: Store, hub: Hub) -> None:
+    """Look whether another process committed; streams that it concerns are woken."""
+    with store.reading() as session:
+        hub.known(session)
 
 
 def reconcile(store: Store) -> None:
     """At start: another version of this program may derive other configurations from one state."""
     with store.writing() as session:
         row = lock(session)
-        current = state.load(session)
-        wanted = {node.id: node.wanted_digest for node in session.scalars(select(NodeRow))}
-        stale = any(node_config(current, n).digest() != wanted[n.id] for n in current.nodes)
-        settle(session, row, current, is_new=stale)
+        known = memory.read(session)
+        stale = [who for who, w in known.wanted.items() if w.digest != known.view.digest(who)]
+        if stale:
+            row.number += 1
+            at = Revision(epoch=row.epoch, number=row.number)
+            _want(session, {who: Wanted(at, known.view.digest(who)) for who in stale})
+
+
+def _want(session: Session, wanted: Mapping[str, Wanted]) -> None:
+    """Write down what nodes should have, five thousand as quickly as one."""
+    if not wanted:
+        return
+    session.flush()
+    table = NodeRow.__table__
+    statement = (
+        update(NodeRow)
+        .where(table.c.id == bindparam("node"))
+        .values({c: bindparam(c) for c in ("wanted_epoch", "wanted_number", "wanted_digest")})
+    )
+    values = [
+        {
+            "node": who,
+            "wanted_epoch": one.revision.epoch,
+            "wanted_number": one.revision.number,
+            "wanted_digest": one.digest,
+        }
+        for who, one in wanted.items()
+    ]
+    session.connection().execute(statement, values)
+    for row in session.identity_map.values():
+        if isinstance(row, NodeRow) and row.id in wanted:
+            session.expire(row, ["wanted_epoch", "wanted_number", "wanted_digest"])
 
 
 def wanted(node: NodeRow) -> Wanted:
     """What NODE should have."""
-    return Wanted(
-        revision=Revision(epoch=node.wanted_epoch, number=node.wanted_number),
-        digest=node.wanted_digest,
-    )
+    return Wanted(Revision(epoch=node.wanted_epoch, number=node.wanted_number), node.wanted_digest)
 
 
 def has_converged(node: NodeRow) -> bool:
@@ -152,11 +187,8 @@ def has_converged(node: NodeRow) -> bool:
 
 def config_of(session: Session, node_id: str) -> NodeConfig | None:
     """The configuration of a node as SESSION sees the network; None if it is no (live) node."""
-    network = state.load(session)
-    for node in network.nodes:
-        if node.id == node_id:
-            return node_config(network, node)
-    return None
+    view = memory.read(session).view
+    return view.config(node_id) if node_id in view.by_id else None
 
 
 def summary(session: Session) -> dict[str, Any]:

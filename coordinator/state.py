@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator import rules
 from coordinator.store.models import (
     AddressRow,
     GroupRow,
@@ -17,10 +19,14 @@ from coordinator.store.models import (
     NodeRow,
     ResourceRow,
     RotationRow,
+    RuleRow,
 )
+from coordinator.store.written import Written
 from ztlab.model import codec
 from ztlab.model.config import Resource, Role
-from ztlab.model.policy import Policy
+from ztlab.model.policy import Policy, Rule
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,28 +71,35 @@ class NetworkState:
         return frozenset(self.identities) | {resource.name for resource in self.resources}
 
 
-def load(session: Session) -> NetworkState:
-    """The network as SESSION sees it."""
-    network = session.scalars(select(NetworkRow)).one()
-    groups = {
-        group.name: list(group.members)
-        for group in session.scalars(select(GroupRow).order_by(GroupRow.name))
-    }
-    identities = session.scalars(select(IdentityRow).order_by(IdentityRow.name))
-    resources = session.scalars(select(ResourceRow).order_by(ResourceRow.name))
-    return NetworkState(
-        network_id=network.network_id,
-        pools=tuple(network.pools),
-        nodes=_nodes(session),
-        identities={identity.name: identity.tag for identity in identities},
-        resources=tuple(
-            Resource(
-                name=row.name, tag=row.tag, cidr=row.cidr, gateway=row.gateway, via=tuple(row.via)
-            )
-            for row in resources
-        ),
-        policy=codec.decode(Policy, {**rules.policy(session), "groups": groups}, path="policy"),
-    )
+def load(
+    session: Session, before: NetworkState | None = None, written: Written | None = None
+) -> NetworkState:
+    """The network as SESSION sees it.
+
+    before   any state of the same network: what is alike in it is taken over, object by object
+    written  all that was written since BEFORE, if that is known: nothing else is read; None: is not
+    """
+    if before is None or written is None:
+        written = Written.everything()
+    nodes = _nodes(session, before, written)
+    identities = _identities(session, before, written)
+    resources = _resources(session, before, written)
+    policy = _policy(session, before, written)
+    if before is None:
+        network = session.scalars(select(NetworkRow)).one()
+        return NetworkState(
+            network_id=network.network_id,
+            pools=tuple(network.pools),
+            nodes=nodes,
+            identities=identities,
+            resources=resources,
+            policy=policy,
+        )
+    now = (nodes, identities, resources, policy)
+    then = (before.nodes, before.identities, before.resources, before.policy)
+    if all(new is old for new, old in zip(now, then, strict=True)):
+        return before
+    return replace(before, nodes=nodes, identities=identities, resources=resources, policy=policy)
 
 
 def host_prefix(address: str) -> str:
@@ -94,23 +107,134 @@ def host_prefix(address: str) -> str:
     return f"{address}/{128 if ':' in address else 32}"
 
 
-def _nodes(session: Session) -> tuple[NodeState, ...]:
+def _nodes(
+    session: Session, before: NetworkState | None, written: Written
+) -> tuple[NodeState, ...]:
+    ids = written.keys_of(NodeRow, AddressRow, RotationRow)
+    former = {} if before is None else {node.id: node for node in before.nodes}
+    if before is not None and ids is not None:
+        if not ids:
+            return before.nodes
+        stay = [node for node in before.nodes if node.id not in ids]
+    else:
+        ids, stay = None, []
+    found = [_kept(node, former.get(node.id)) for node in _read_nodes(session, ids)]
+    nodes = tuple(sorted(stay + found, key=lambda node: node.name))
+    return _kept(nodes, None if before is None else before.nodes)
+
+
+def _read_nodes(session: Session, ids: frozenset[str] | None) -> Iterator[NodeState]:
+    """The unrevoked nodes, or those of IDS."""
+    held = select(AddressRow.node_id, AddressRow.address).where(AddressRow.released_at.is_(None))
+    coming = select(RotationRow.node_id, RotationRow.public_key)
+    columns = (NodeRow.id, NodeRow.name, NodeRow.role, NodeRow.identity)
+    live = select(*columns, NodeRow.public_key, NodeRow.endpoint)
+    live = live.where(NodeRow.revoked_at.is_(None))
+    if ids is not None:
+        held = held.where(AddressRow.node_id.in_(ids))
+        coming = coming.where(RotationRow.node_id.in_(ids))
+        live = live.where(NodeRow.id.in_(ids))
     addresses: dict[str, list[str]] = {}
-    held = select(AddressRow).where(AddressRow.released_at.is_(None)).order_by(AddressRow.pool)
-    for row in session.scalars(held):
-        addresses.setdefault(row.node_id, []).append(host_prefix(row.address))
-    coming = {row.node_id: row.public_key for row in session.scalars(select(RotationRow))}
-    live = select(NodeRow).where(NodeRow.revoked_at.is_(None)).order_by(NodeRow.name)
-    return tuple(
-        NodeState(
-            id=row.id,
-            name=row.name,
-            role=codec.decode(Role, row.role),  # type: ignore[arg-type]
-            identity=row.identity,
-            public_key=row.public_key,
-            endpoint=row.endpoint,
-            addresses=tuple(addresses.get(row.id, ())),
-            next_key=coming.get(row.id),
+    for node_id, address in session.execute(held.order_by(AddressRow.pool)):
+        addresses.setdefault(node_id, []).append(host_prefix(address))
+    next_keys = {node_id: public_key for node_id, public_key in session.execute(coming)}
+    for node_id, name, role, identity, public_key, endpoint in session.execute(live):
+        yield NodeState(
+            id=node_id,
+            name=name,
+            role=codec.decode(Role, role),  # type: ignore[arg-type]
+            identity=identity,
+            public_key=public_key,
+            endpoint=endpoint,
+            addresses=tuple(addresses.get(node_id, ())),
+            next_key=next_keys.get(node_id),
         )
-        for row in session.scalars(live)
+
+
+def _identities(
+    session: Session, before: NetworkState | None, written: Written
+) -> Mapping[str, int]:
+    names = written.keys_of(IdentityRow)
+    found = select(IdentityRow.name, IdentityRow.tag)
+    stay: Mapping[str, int] = {}
+    if before is not None and names is not None:
+        if not names:
+            return before.identities
+        found = found.where(IdentityRow.name.in_(names))
+        stay = {name: tag for name, tag in before.identities.items() if name not in names}
+    read = {name: tag for name, tag in session.execute(found)}
+    return _kept(_by_name({**stay, **read}), None if before is None else before.identities)
+
+
+def _resources(
+    session: Session, before: NetworkState | None, written: Written
+) -> tuple[Resource, ...]:
+    names = written.keys_of(ResourceRow)
+    if before is not None and names is not None and not names:
+        return before.resources
+    former = {} if before is None else {one.name: one for one in before.resources}
+    found = session.execute(
+        select(*(getattr(ResourceRow, c) for c in ("name", "tag", "cidr", "gateway", "via")))
     )
+    read = [
+        Resource(name=name, tag=tag, cidr=cidr, gateway=gateway, via=tuple(via))
+        for name, tag, cidr, gateway, via in found
+    ]
+    resources = sorted(read, key=lambda resource: resource.name)
+    kept = tuple(_kept(resource, former.get(resource.name)) for resource in resources)
+    return _kept(kept, None if before is None else before.resources)
+
+
+def _policy(session: Session, before: NetworkState | None, written: Written) -> Policy:
+    old = None if before is None else before.policy
+    rules = _rules(session, old, written)
+    groups = _groups(session, old, written)
+    if old is not None and not written.touches(NetworkRow):
+        if rules is old.rules and groups is old.groups:
+            return old
+        return replace(old, rules=rules, groups=groups)
+    said = session.scalars(select(NetworkRow)).one().policy
+    rest = codec.decode(Policy, said, path="policy")
+    return _kept(replace(rest, rules=rules, groups=groups), old)
+
+
+def _rules(session: Session, old: Policy | None, written: Written) -> tuple[Rule, ...]:
+    ids = written.keys_of(RuleRow)
+    found = select(RuleRow.id, RuleRow.body).order_by(RuleRow.position)
+    if old is None or ids is None:
+        rules = tuple(_rule(body) for _, body in session.execute(found))
+        return _kept(rules, None if old is None else old.rules)
+    if not ids:
+        return old.rules
+    found = found.where(RuleRow.id.in_(ids))
+    read = {rule_id: _rule(body) for rule_id, body in session.execute(found)}
+    # A rule that is written by itself stays in its place, and a new one is the last.
+    patched = [
+        read.pop(rule.id, None) if rule.id in ids else rule for rule in old.rules
+    ]  # None: deleted
+    return _kept(tuple(rule for rule in (*patched, *read.values()) if rule), old.rules)
+
+
+@lru_cache(maxsize=32768)
+def _rule(body: str) -> Rule:
+    return codec.decode(Rule, json.loads(body), path="policy.rules")
+
+
+def _groups(
+    session: Session, old: Policy | None, written: Written
+) -> Mapping[str, tuple[str, ...]]:
+    if old is not None and not written.touches(GroupRow):
+        return old.groups
+    found = session.execute(select(GroupRow.name, GroupRow.members))
+    groups = _by_name({name: tuple(members) for name, members in found})
+    return _kept(groups, None if old is None else old.groups)
+
+
+def _by_name(mapping: Mapping[str, T]) -> Mapping[str, T]:
+    """In the order of names, which is Python's: that of databases depends on their locale."""
+    return dict(sorted(mapping.items()))
+
+
+def _kept(new: T, old: T | None) -> T:
+    """OLD if it says the same: what is one object is known to be equal at a glance."""
+    return old if old is not None and new == old else new

@@ -5,27 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from coordinator import clock, network
 from coordinator.hub import Hub, Subscription
-from coordinator.network import Wanted
+from coordinator.memory import Wanted
 from coordinator.nodes import Caller
 from coordinator.store.engine import Store
-from coordinator.store.models import NodeRow
 from ztlab.model import codec
-from ztlab.model.config import NodeConfig
 
 HEARTBEAT_S = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What the store says: what is wanted, and the configuration unless the node has it."""
-
-    wanted: Wanted
-    config: NodeConfig | None
 
 
 def events(
@@ -36,18 +25,21 @@ def events(
     Ends when the node is revoked, opens a newer stream, its token expires, or we are stopping.
     """
     with hub.subscription(caller.node_id) as subscription:
+        network.refresh(store, hub)
         said: Wanted | None = None
         while not subscription.is_closed:
-            look = _look(store, caller.node_id, digest)
-            if look is None:
+            known = hub.memory.known
+            wanted = None if known is None else known.wanted.get(caller.node_id)
+            if known is None or wanted is None:
                 return
-            if look.config is not None:
-                yield _event("config", look.wanted, {"config": codec.encode(look.config)})
-            elif said is None or said.revision != look.wanted.revision:
+            if wanted.digest != digest:
+                config = known.view.config(caller.node_id)
+                yield _event("config", wanted, {"config": codec.encode(config)})
+            elif said is None or said.revision != wanted.revision:
                 # Also after A -> B -> A between two looks: the digest is the node's, the revision
                 # it has to acknowledge is a newer one.
-                yield _event("current", look.wanted, {})
-            said, digest = look.wanted, look.wanted.digest
+                yield _event("current", wanted, {})
+            said, digest = wanted, wanted.digest
             yield from _until_rung(subscription, caller, heartbeat_s)
             if clock.now() >= caller.token_expires_at:
                 return
@@ -63,18 +55,6 @@ def _until_rung(subscription: Subscription, caller: Caller, heartbeat_s: float) 
         if time.monotonic() >= next_beat:
             next_beat += heartbeat_s
             yield b"event: heartbeat\ndata: {}\n\n"
-
-
-def _look(store: Store, node_id: str, digest: str | None) -> _Look | None:
-    """One snapshot of the store; None if the node was revoked."""
-    with store.reading() as session:
-        node = session.get(NodeRow, node_id)
-        if node is None or node.revoked_at is not None:
-            return None
-        wanted = network.wanted(node)
-        if wanted.digest == digest:
-            return _Look(wanted, None)
-        return _Look(wanted, network.config_of(session, node_id))
 
 
 def _event(kind: str, wanted: Wanted, more: dict[str, Any]) -> bytes:

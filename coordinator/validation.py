@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from coordinator.state import NetworkState, host_prefix
 from ztlab.model.codec import did_you_mean
 from ztlab.model.identity import RESERVED_NAMES
-from ztlab.model.policy import broken_tests, check_name, dangling_names
+from ztlab.model.policy import (
+    Policy,
+    PolicyTest,
+    Rule,
+    broken_test,
+    check_name,
+    dangling_names,
+    is_named,
+)
+from ztlab.model.policy_index import PolicyIndex
 
 
-def faults(network: NetworkState) -> list[str]:
-    """Every fault, as "path: message"; empty if the network may be so."""
+def faults(network: NetworkState, before: NetworkState | None = None) -> list[str]:
+    """Every fault, as "path: message"; empty if the network may be so.
+
+    before  a network without faults: what NETWORK has of it unchanged is not looked at again
+    """
     found = [
-        *_name_faults(network),
-        *_node_faults(network),
-        *_prefix_faults(network),
-        *_dangling_faults(network),
+        *_name_faults(network, before),
+        *_node_faults(network, before),
+        *_prefix_faults(network, before),
+        *_dangling_faults(network, before),
     ]
     # A test over names that dangle would only repeat the fault.
-    return found or [
-        f"policy.{line}" for line in broken_tests(network.policy, network.policy.tests)
-    ]
+    return found or [f"policy.{line}" for line in _broken_tests(network, before)]
 
 
 def check_free_name(name: str) -> None:
@@ -44,14 +55,12 @@ def router_prefix(text: str) -> str:
     return prefix
 
 
-def _name_faults(network: NetworkState) -> Iterator[str]:
+def _name_faults(network: NetworkState, before: NetworkState | None) -> Iterator[str]:
     """A name has one meaning over identities, groups and resources."""
+    if before is not None and _names(network) == _names(before):
+        return
     meanings: dict[str, list[str]] = {}
-    for kind, names in (
-        ("identities", network.identities),
-        ("groups", network.policy.groups),
-        ("resources", [resource.name for resource in network.resources]),
-    ):
+    for kind, names in zip(("identities", "groups", "resources"), _names(network), strict=True):
         for name in names:
             meanings.setdefault(name, []).append(kind)
     for name, kinds in sorted(meanings.items()):
@@ -59,25 +68,37 @@ def _name_faults(network: NetworkState) -> Iterator[str]:
             yield f"{kinds[-1]}.{name}: the name is taken already, in {' and '.join(kinds[:-1])}"
 
 
-def _node_faults(network: NetworkState) -> Iterator[str]:
+def _names(network: NetworkState) -> tuple[Collection[str], ...]:
+    """The names that are taken: by identities, groups, resources."""
+    resources = [resource.name for resource in network.resources]
+    return network.identities.keys(), network.policy.groups.keys(), resources
+
+
+def _node_faults(network: NetworkState, before: NetworkState | None) -> Iterator[str]:
+    if before is not None:
+        if (network.nodes, network.identities) == (before.nodes, before.identities):
+            return
     for node in network.nodes:
         if node.identity not in network.identities:
             hint = did_you_mean(node.identity, network.identities)
             yield f"nodes.{node.name}.identity: no identity {node.identity!r}{hint}"
 
 
-def _prefix_faults(network: NetworkState) -> Iterator[str]:
+def _prefix_faults(network: NetworkState, before: NetworkState | None) -> Iterator[str]:
     """WireGuard gives a prefix to one peer: what overlaps without being nested is refused.
 
     A resource may hold a smaller one (the most specific wins), and may hold a whole pool (0.0.0.0/0
     behind an exit gateway), but may not lie inside a pool: it would capture a node's address.
     """
-    pools = [ip_network(pool) for pool in network.pools]
+    if before is not None:
+        if (network.resources, network.pools) == (before.resources, before.pools):
+            return
+    pools = [_prefix(pool) for pool in network.pools]
     owner: dict[IPv4Network | IPv6Network, str] = {}
     offered: dict[str, str] = {}  # a router's prefix to the gateway that offers it
     for resource in network.resources:
         path = f"resources.{resource.name}"
-        cidr = ip_network(resource.cidr)
+        cidr = _prefix(resource.cidr)
         for pool in pools:
             if _inside(cidr, pool):
                 yield f"{path}.cidr: {cidr} lies in the pool {pool} of tunnel addresses"
@@ -85,7 +106,7 @@ def _prefix_faults(network: NetworkState) -> Iterator[str]:
             yield f"{path}.cidr: {cidr} is resource {owner[cidr]} already"
         owner.setdefault(cidr, resource.name)
         for i, via in enumerate(resource.via):
-            if any(_inside(ip_network(via), pool) for pool in pools):
+            if any(_inside(_prefix(via), pool) for pool in pools):
                 yield f"{path}.via[{i}]: {via} lies in a pool of tunnel addresses"
             if offered.setdefault(via, resource.gateway) != resource.gateway:
                 yield f"{path}.via[{i}]: {via} is behind gateway {offered[via]} already"
@@ -96,6 +117,11 @@ def _prefix_faults(network: NetworkState) -> Iterator[str]:
             yield f"{path}: {resource.cidr} is behind gateway {behind} already, as a router"
 
 
+@lru_cache(maxsize=8192)
+def _prefix(text: str) -> IPv4Network | IPv6Network:
+    return ip_network(text)
+
+
 def _inside(inner: IPv4Network | IPv6Network, outer: IPv4Network | IPv6Network) -> bool:
     if isinstance(inner, IPv4Network) and isinstance(outer, IPv4Network):
         return inner.subnet_of(outer)
@@ -104,6 +130,50 @@ def _inside(inner: IPv4Network | IPv6Network, outer: IPv4Network | IPv6Network) 
     return False
 
 
-def _dangling_faults(network: NetworkState) -> Iterator[str]:
+def _dangling_faults(network: NetworkState, before: NetworkState | None) -> Iterator[str]:
+    if before is not None and network.policy == before.policy:
+        if network.principals >= before.principals:
+            return
     for line in dangling_names(network.policy, network.principals):
         yield line if line.startswith("groups.") else f"policy.{line}"
+
+
+def _broken_tests(network: NetworkState, before: NetworkState | None) -> Iterator[str]:
+    """A test may be broken by whoever touches a rule or a group that it depends on."""
+    policy = network.policy
+    suspects = list(enumerate(policy.tests))
+    if before is not None and policy == before.policy:
+        return
+    if before is not None and _but_for_rules(policy) == _but_for_rules(before.policy):
+        changed = _rules_changed(policy, before.policy)
+        suspects = [(i, test) for i, test in suspects if _may_decide(policy, changed, test)]
+    if not suspects:
+        return
+    index = PolicyIndex(policy)
+    for i, test in suspects:
+        line = broken_test(index.between(test.source, test.destination), test)
+        if line is not None:
+            yield f"tests[{i}]: {line}"
+
+
+def _but_for_rules(policy: Policy) -> tuple[object, ...]:
+    return policy.default, policy.groups, policy.tests
+
+
+def _rules_changed(policy: Policy, before: Policy) -> list[Rule]:
+    """The rules that only one of the two has; two orders of the same rules mean the same."""
+    now, then = ({rule.id: rule for rule in one.rules} for one in (policy, before))
+    return [
+        rule
+        for these, others in ((now, then), (then, now))
+        for name, rule in these.items()
+        if others.get(name) != rule
+    ]
+
+
+def _may_decide(policy: Policy, rules: Collection[Rule], test: PolicyTest) -> bool:
+    return any(
+        is_named(policy, rule.source, test.source)
+        and is_named(policy, rule.destination, test.destination)
+        for rule in rules
+    )

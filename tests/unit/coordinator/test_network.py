@@ -12,6 +12,7 @@ from coordinator import catalog, clock, network, nodes, state
 from coordinator.api.context import Service
 from coordinator.catalog import GroupBody, IdentityBody
 from coordinator.distribute import node_config
+from coordinator.memory import Wanted
 from coordinator.nodes import Ack
 from coordinator.store.models import IdentityRow, NodeRow
 from tests.unit.coordinator.networks import key
@@ -60,7 +61,7 @@ def add_identity(service: Service, name: str) -> Revision:
     return work[1]
 
 
-def wanted(service: Service, node_id: str) -> network.Wanted:
+def wanted(service: Service, node_id: str) -> Wanted:
     with service.store.reading() as session:
         return network.wanted(session.get_one(NodeRow, node_id))
 
