@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from coordinator import clock
 from coordinator.errors import Conflict, Forbidden, Unauthenticated
 from coordinator.secrets import digest, fresh
-from coordinator.store.models import AdminTokenRow, SetupKeyRow
+from coordinator.store.models import AdminTokenRow, GroupRow, SetupKeyRow
 from coordinator.validation import check_free_name
-from ztlab.errors import NotFound
-from ztlab.model.codec import field
+from ztlab.errors import NotFound, SchemaError
+from ztlab.model.codec import did_you_mean, field
 from ztlab.model.config import Role
 from ztlab.model.policy import check_name
 from ztlab.model.proof import format_setup_key
@@ -42,13 +42,19 @@ class SetupKeyBody:
 
     name      the node name it is bound to; None: any
     identity  what the node will be; None: an identity of its own
+    group     what that identity of its own joins
     """
 
     name: str | None = field(default=None, check=check_name)
     role: Role
     identity: str | None = field(default=None, check=check_free_name)
+    group: str | None = field(default=None, check=check_free_name)
     uses: int = field(default=1, check=_check_uses)
     ttl_s: int = field(default=86400, check=_check_ttl)
+
+    def __post_init__(self) -> None:
+        if self.identity is not None and self.group is not None:
+            raise ValueError("want an identity or a group: a shared identity joins none by a key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +107,10 @@ def authorize(session: Session, token: str | None, needed: AdminRole) -> str:
         raise Unauthenticated("want an administrator's token")
     ranks = {role: rank for rank, role in enumerate(ADMIN_ROLES)}
     if ranks.get(row.role, -1) < ranks[needed]:  # type: ignore[call-overload]
-        raise Forbidden(f"this needs the role {needed}, the token {row.name!r} has {row.role}")
+        raise Forbidden(
+            f"this needs the role {needed}, the token {row.name!r} has {row.role}",
+            subject=row.name,
+        )
     return row.name
 
 
@@ -109,6 +118,12 @@ def create_setup_key(
     session: Session, body: SetupKeyBody, authority: bytes, now: datetime
 ) -> dict[str, Any]:
     """A new setup key, shown this once; AUTHORITY is the SHA-256 that the node will pin."""
+    if body.group is not None and session.get(GroupRow, body.group) is None:
+        known = session.scalars(select(GroupRow.name)).all()
+        hint = did_you_mean(body.group, known)
+        raise SchemaError([f"group: no group is called {body.group!r}{hint}"])
+    is_history = SetupKeyRow.revoked_at.is_not(None) & (SetupKeyRow.expires_at <= now)
+    session.execute(delete(SetupKeyRow).where(is_history))
     key = format_setup_key(secrets.token_bytes(32), authority)
     row = SetupKeyRow(
         id=str(uuid.uuid4()),
@@ -120,6 +135,8 @@ def create_setup_key(
         uses_left=body.uses,
         created_at=now,
         expires_at=now + timedelta(seconds=body.ttl_s),
+        group=body.group,
+        authority=authority.hex(),
     )
     session.add(row)
     return {**describe_setup_key(row), "key": key}
@@ -127,16 +144,23 @@ def create_setup_key(
 
 def setup_keys(session: Session) -> list[dict[str, Any]]:
     """Every setup key, without the keys."""
-    rows = session.scalars(select(SetupKeyRow).order_by(SetupKeyRow.created_at, SetupKeyRow.id))
+    there = select(SetupKeyRow).where(SetupKeyRow.revoked_at.is_(None))
+    rows = session.scalars(there.order_by(SetupKeyRow.created_at, SetupKeyRow.id))
     return [describe_setup_key(row) for row in rows]
 
 
 def setup_key(session: Session, key_id: str) -> SetupKeyRow:
     """NotFound if there is none."""
     row = session.get(SetupKeyRow, key_id)
-    if row is None:
+    if row is None or row.revoked_at is not None:
         raise NotFound(f"no setup key has the id {key_id!r}")
     return row
+
+
+def revoke_setup_key(session: Session, key_id: str, now: datetime) -> None:
+    """The key lets nobody in any more. NotFound if there is none."""
+    row = setup_key(session, key_id)
+    row.revoked_at, row.uses_left = now, 0
 
 
 def describe_setup_key(row: SetupKeyRow) -> dict[str, Any]:
@@ -146,6 +170,7 @@ def describe_setup_key(row: SetupKeyRow) -> dict[str, Any]:
         "name": row.name,
         "role": row.role,
         "identity": row.identity,
+        "group": row.group,
         "uses": row.uses,
         "uses_left": row.uses_left,
         "created_at": clock.rfc3339(row.created_at),

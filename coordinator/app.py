@@ -7,7 +7,7 @@ from datetime import timedelta
 from flask import Flask
 from sqlalchemy import select
 
-from coordinator import tls
+from coordinator import secrets, tls
 from coordinator.api import admin, node, problems, rotation
 from coordinator.api.context import EXTENSION, Service
 from coordinator.enrolment import Place
@@ -38,7 +38,11 @@ def create_app(settings: Settings) -> Flask:
         store=store,
         hub=Hub(),
         authority_pem=authority_pem,
-        place=Place(network_id=network_id, authority=tls.fingerprint(authority_pem)),
+        place=Place(
+            network_id=network_id,
+            authority=tls.fingerprint(authority_pem),
+            challenge_key=secrets.challenge_key(settings.directory),
+        ),
         token_ttl=timedelta(seconds=settings.token_ttl_s),
     )
     app.register_blueprint(node.blueprint, url_prefix="/api/v1")

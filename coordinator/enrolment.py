@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import re
 import secrets
 import uuid
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -19,7 +21,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from coordinator import allocation, audit, clock, validation
-from coordinator.errors import Conflict, Unauthenticated
+from coordinator.errors import Conflict, Reason, Unauthenticated
 from coordinator.secrets import digest, fresh
 from coordinator.store.engine import Store
 from coordinator.store.models import (
@@ -41,6 +43,7 @@ from ztlab.model.policy import check_name
 from ztlab.model.proof import Purpose, Transcript, setup_key_hash, verify
 
 CHALLENGE_TTL = timedelta(seconds=60)
+LIVE_CHALLENGES = 16  # of one key and purpose; a new one takes the place of the oldest
 _PLAIN_ENDPOINT = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]+")
 
 
@@ -98,11 +101,13 @@ class EnrolRequest:
 class Place:
     """What binds a proof to this network and to this coordinator.
 
-    authority  SHA-256 of the TLS authority's DER
+    authority      SHA-256 of the DER of the TLS authority that the server's certificate is of
+    challenge_key  32 bytes, no part of the store: who reads that cannot answer a challenge
     """
 
     network_id: str
     authority: bytes
+    challenge_key: bytes = dataclass_field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +116,6 @@ class Spent:
 
     purpose: str
     public_key: str
-    ephemeral_key: bytes
     nonce: bytes
     setup_key_id: str | None
 
@@ -130,18 +134,13 @@ def challenge(
     session: Session, place: Place, request: ChallengeRequest, bearer: str | None, now: datetime
 ) -> dict[str, str]:
     """A fresh challenge. Unauthenticated without a good setup key or an enrolled key."""
+    setup_key_id = may_ask(session, request, bearer, now)
     session.execute(delete(ChallengeRow).where(ChallengeRow.expires_at <= now))
-    setup_key_id = None
-    if request.purpose == "enrol":
-        setup_key_id = usable_setup_key(session, bearer, now).id
-    else:
-        live_node(session, request.public_key)
-    ephemeral = X25519PrivateKey.generate()
+    _make_room(session, request)
     row = ChallengeRow(
         id=str(uuid.uuid4()),
         purpose=request.purpose,
         public_key=request.public_key,
-        ephemeral_key=ephemeral.private_bytes_raw(),
         nonce=secrets.token_bytes(32),
         setup_key_id=setup_key_id,
         expires_at=now + CHALLENGE_TTL,
@@ -149,29 +148,76 @@ def challenge(
     session.add(row)
     return {
         "challenge_id": row.id,
-        "ephemeral_key": _b64(ephemeral.public_key().public_bytes_raw()),
+        "ephemeral_key": _b64(_ephemeral(place, row.nonce).public_key().public_bytes_raw()),
         "nonce": _b64(row.nonce),
         "network_id": place.network_id,
         "expires_at": clock.rfc3339(row.expires_at),
     }
 
 
+def may_ask(
+    session: Session, request: ChallengeRequest, bearer: str | None, now: datetime
+) -> str | None:
+    """The id of the setup key that a challenge is asked with, None where it needs none.
+
+    Unauthenticated as `challenge`. It only reads: strangers are sent away without the write lock.
+    """
+    if request.purpose == "enrol":
+        return usable_setup_key(session, bearer, now).id
+    live_node(session, request.public_key)
+    return None
+
+
+def _make_room(session: Session, request: ChallengeRequest) -> None:
+    """A public key is no secret: whoever knows one may ask, but the table does not grow with it.
+
+    The oldest goes, and nobody is refused: else a stranger could keep a node from its token.
+    """
+    of_this_key = (
+        select(ChallengeRow.id)
+        .where(
+            ChallengeRow.public_key == request.public_key, ChallengeRow.purpose == request.purpose
+        )
+        .order_by(ChallengeRow.expires_at.desc())
+    )
+    surplus = session.scalars(of_this_key.offset(LIVE_CHALLENGES - 1)).all()
+    if surplus:
+        session.execute(delete(ChallengeRow).where(ChallengeRow.id.in_(surplus)))
+
+
+def _ephemeral(place: Place, nonce: bytes) -> X25519PrivateKey:
+    """The one-time key of the challenge with this NONCE, which is as fresh as the nonce is.
+
+    Derived (HMAC-SHA-256 as a pseudo-random function, RFC 2104), so that the store has no private
+    half: with it, and a node's public key, anybody could answer in that node's place.
+    """
+    return X25519PrivateKey.from_private_bytes(
+        hmac.digest(place.challenge_key, b"ztlab-challenge-v1" + nonce, "sha256")
+    )
+
+
 def spend(store: Store, challenge_id: str, now: datetime) -> Spent:
     """Take a challenge out of the store; Unauthenticated if it is not there or too old.
 
     In a transaction of its own, before anything is looked at: a wrong proof uses the challenge up
-    as well, and whoever has none does not get the network loaded.
+    as well, and whoever has none does not get the network loaded, nor the write lock.
     """
-    with store.writing() as session:
+    with store.reading() as session:
         row = session.get(ChallengeRow, challenge_id)
-        if row is not None:
-            session.delete(row)
+    if row is not None:
+        with store.writing() as session:
+            row = session.get(ChallengeRow, challenge_id)
+            if row is not None:
+                session.delete(row)
     if row is None or row.expires_at <= now:
-        raise Unauthenticated("the challenge is unknown, used or expired")
+        raise Unauthenticated(
+            "the challenge is unknown, used or expired",
+            reason="unknown_challenge" if row is None else "expired_challenge",
+            subject="" if row is None else row.public_key,
+        )
     return Spent(
         purpose=row.purpose,
         public_key=row.public_key,
-        ephemeral_key=row.ephemeral_key,
         nonce=row.nonce,
         setup_key_id=row.setup_key_id,
     )
@@ -186,7 +232,7 @@ def check_proof(
 ) -> None:
     """Unauthenticated unless the request proves its key on this challenge."""
     if (spent.purpose, spent.public_key) != (purpose, request.public_key):
-        raise Unauthenticated("the challenge was given for another purpose or key")
+        raise other_challenge(request.public_key)
     check_possession(place, spent, purpose, request.public_key, request.proof, extra)
 
 
@@ -194,7 +240,7 @@ def check_possession(
     place: Place, spent: Spent, purpose: Purpose, public_key: str, proof: str, extra: bytes
 ) -> None:
     """Unauthenticated unless PROOF (base64) proves PUBLIC_KEY on this challenge."""
-    ephemeral = X25519PrivateKey.from_private_bytes(spent.ephemeral_key)
+    ephemeral = _ephemeral(place, spent.nonce)
     node_key = decode_public_key(public_key)
     transcript = Transcript(
         purpose=purpose,
@@ -211,7 +257,16 @@ def check_possession(
     except ValueError as error:  # an all-zero secret
         raise SchemaError([f"public_key: {error}"]) from error
     if not is_right:
-        raise Unauthenticated("the proof is wrong")
+        raise Unauthenticated("the proof is wrong", reason="wrong_proof", subject=public_key)
+
+
+def other_challenge(public_key: str) -> Unauthenticated:
+    """What answers a challenge that was not given for this."""
+    return Unauthenticated(
+        "the challenge was given for another purpose or key",
+        reason="other_challenge",
+        subject=public_key,
+    )
 
 
 def enrol(
@@ -227,7 +282,11 @@ def enrol(
     key = usable_setup_key(session, bearer, now)
     check_proof(place, spent, "enrol", request, setup_key_hash(bearer or ""))
     if spent.setup_key_id != key.id:
-        raise Unauthenticated("the challenge was given for another setup key")
+        raise Unauthenticated(
+            "the challenge was given for another setup key",
+            reason="other_challenge",
+            subject=key.id,
+        )
     _check_bound_name(key, request.name)
     _check_new(session, request)
     before = {"uses_left": key.uses_left}
@@ -236,6 +295,8 @@ def enrol(
     audit.record(session, audit.setup_key(key.id), "use", "setup-key", key.id, before, after, now)
     identity = key.identity or request.name
     _ensure_identity(session, identity, now)
+    if key.group is not None:
+        _join(session, key.group, identity)
     node = NodeRow(
         id=str(uuid.uuid4()),
         name=request.name,
@@ -246,6 +307,7 @@ def enrol(
         endpoint=request.endpoint,
         enrolled_at=now,
         last_contact_at=now,
+        setup_key_id=key.id,
         wanted_epoch="",
         wanted_number=0,
         wanted_digest="",
@@ -285,20 +347,36 @@ def usable_setup_key(session: Session, bearer: str | None, now: datetime) -> Set
     if bearer:
         found = select(SetupKeyRow).where(SetupKeyRow.hash == digest(bearer))
         row = session.scalars(found).one_or_none()
-    # One answer for all three: a stranger learns nothing about keys that once were.
-    if row is None or row.expires_at <= now or row.uses_left < 1:
-        raise Unauthenticated(
-            "the setup key is unknown, expired or used up", hint="ask for a new setup key"
-        )
-    return row
+    if row is not None and row.revoked_at is None and row.expires_at > now and row.uses_left > 0:
+        return row
+    # One answer for all of them: a stranger learns nothing about keys that once were.
+    raise Unauthenticated(
+        "the setup key is unknown, expired or used up",
+        reason=_what_is_wrong(row, now),
+        subject="" if row is None else row.id,
+        hint="ask for a new setup key",
+    )
+
+
+def _what_is_wrong(row: SetupKeyRow | None, now: datetime) -> Reason:
+    if row is None:
+        return "unknown_setup_key"
+    if row.revoked_at is not None:
+        return "revoked_setup_key"
+    return "expired_setup_key" if row.expires_at <= now else "used_setup_key"
 
 
 def live_node(session: Session, public_key: str) -> NodeRow:
     """The unrevoked node with this key, or on its way to it; Unauthenticated if there is none."""
     node = holder(session, public_key)
-    if node is None or node.revoked_at is not None or is_former(session, public_key):
-        raise Unauthenticated("no enrolled node has this key")
-    return node
+    reason: Reason = "unknown_key"
+    if node is not None:
+        reason = "revoked_node" if node.revoked_at is not None else "former_key"
+        if node.revoked_at is None and not is_former(session, public_key):
+            return node
+    raise Unauthenticated(
+        "no enrolled node has this key", reason=reason, subject=node.name if node else public_key
+    )
 
 
 def holder(session: Session, public_key: str) -> NodeRow | None:
@@ -344,6 +422,15 @@ def _ensure_identity(session: Session, name: str, now: datetime) -> None:
         if session.get(table, name) is not None:
             raise Conflict(f"the node's own identity would be {name!r}, which is a {kind}")
     session.add(IdentityRow(name=name, tag=allocation.allocate_tag(session, name, now)))
+
+
+def _join(session: Session, name: str, identity: str) -> None:
+    """IDENTITY is of that group from now on; Conflict if the group is gone."""
+    group = session.get(GroupRow, name)
+    if group is None:
+        raise Conflict(f"the setup key is for group {name!r}, which is not there any more")
+    if identity not in group.members:
+        group.members = [*group.members, identity]
 
 
 def _b64(raw: bytes) -> str:

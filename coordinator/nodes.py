@@ -54,10 +54,18 @@ def authenticate(session: Session, token: str | None, now: datetime) -> Caller:
     """Who TOKEN speaks for. Unauthenticated: nobody, any more; Forbidden: a revoked node."""
     row = session.get(NodeTokenRow, digest(token)) if token else None
     if row is None or row.expires_at <= now:
-        raise Unauthenticated("the node token is unknown or expired", hint="prove the key again")
+        raise Unauthenticated(
+            "the node token is unknown or expired",
+            reason="unknown_token" if row is None else "expired_token",
+            hint="prove the key again",
+        )
     node = session.get_one(NodeRow, row.node_id)
     if node.revoked_at is not None:
-        raise Forbidden(f"node {node.name} was revoked at {clock.rfc3339(node.revoked_at)}")
+        raise Forbidden(
+            f"node {node.name} was revoked at {clock.rfc3339(node.revoked_at)}",
+            reason="revoked_node",
+            subject=node.name,
+        )
     return Caller(node_id=node.id, name=node.name, token_expires_at=row.expires_at)
 
 
@@ -121,6 +129,7 @@ def describe(session: Session, node: NodeRow) -> dict[str, Any]:
         "addresses": [host_prefix(a) for a in session.scalars(held.order_by(AddressRow.pool))],
         "public_key": node.public_key,
         "client_id": node.client_id,
+        "setup_key": node.setup_key_id,
         "endpoint": node.endpoint,
         "enrolled_at": clock.rfc3339(node.enrolled_at),
         "last_contact_at": clock.rfc3339_or_none(node.last_contact_at),

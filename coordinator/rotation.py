@@ -25,8 +25,9 @@ from coordinator.enrolment import (
     check_proof_text,
     holder,
     live_node,
+    other_challenge,
 )
-from coordinator.errors import Conflict, Unauthenticated
+from coordinator.errors import Conflict
 from coordinator.secrets import digest
 from coordinator.store.models import (
     FormerKeyRow,
@@ -81,7 +82,7 @@ def begin(
     announced and never committed.
     """
     if (spent.purpose, spent.public_key) != ("rotate", request.public_key):
-        raise Unauthenticated("the challenge was given for another purpose or key")
+        raise other_challenge(request.public_key)
     old, new = request.public_key, request.new_public_key
     for key, proof, other in ((old, request.proof, new), (new, request.new_proof, old)):
         check_possession(place, spent, "rotate", key, proof, decode_public_key(other))

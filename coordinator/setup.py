@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from coordinator import access, audit, clock, network, privileges, tls
+from coordinator.secrets import CHALLENGE_KEY, fresh_challenge_key
 from coordinator.settings import Settings
 from coordinator.store import migrate
 from coordinator.store.engine import opened
@@ -38,6 +39,7 @@ def initialise(settings: Settings, owner_token_file: Path | None = None) -> None
         directory.chmod(0o700)
         with alone(directory):
             tls.prepare(directory, settings.names)
+            _prepare_challenge_key(directory)
             _prepare_store(settings, owner_token_file)
             if user is not None:
                 _give(settings, user)
@@ -59,6 +61,11 @@ def alone(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def _prepare_challenge_key(directory: Path) -> None:
+    if not (path := directory / CHALLENGE_KEY).exists():
+        tls.write_file(path, fresh_challenge_key(), 0o600)
+
+
 def _prepare_store(settings: Settings, owner_token_file: Path | None) -> None:
     with opened(settings.database_url) as store:
         migrate.upgrade(store.engine)
@@ -76,6 +83,7 @@ def _prepare_store(settings: Settings, owner_token_file: Path | None) -> None:
 def _give(settings: Settings, user: privileges.Account) -> None:
     files = tls.TlsFiles(settings.directory)
     owned = [settings.directory, files.authority, files.server, files.server_key]
+    owned.append(settings.directory / CHALLENGE_KEY)
     database = Path(settings.database_url.removeprefix("sqlite:///"))
     owned += [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
     for path in owned:

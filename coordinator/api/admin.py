@@ -227,7 +227,7 @@ def get_setup_key(key_id: str) -> Answer:
 @blueprint.delete("/setup-keys/<key_id>")
 def delete_setup_key(key_id: str) -> Answer:
     with service().store.writing() as session:
-        session.delete(access.setup_key(session, key_id))
+        access.revoke_setup_key(session, key_id, clock.now())
         return revised(network.revision(session))
 
 

@@ -29,6 +29,8 @@ def health() -> dict[str, Any]:
 @blueprint.post("/node/challenge")
 def challenge() -> tuple[dict[str, Any], int]:
     here, asked = service(), body(ChallengeRequest, max_bytes=SMALL_BYTES)
+    with here.store.reading() as session:
+        enrolment.may_ask(session, asked, bearer(), clock.now())
     with here.store.writing() as session:
         answer = enrolment.challenge(session, here.place, asked, bearer(), clock.now())
     return answer, 201

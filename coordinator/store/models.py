@@ -107,8 +107,10 @@ class ResourceRow(Base):
 class NodeRow(Base):
     """One enrolled machine; a revoked one stays, for logs and audit.
 
-    wanted_*   the last revision at which its digest changed
-    applied_*  what it acknowledged last; applied_error None: it applied it
+    wanted_*      the last revision at which its digest changed
+    applied_*     what it acknowledged last; applied_error None: it applied it
+    setup_key_id  what it enrolled with; None: before that was noted
+    authority     SHA-256 (hexadecimal) of the newest TLS authority that it says it trusts
     """
 
     __tablename__ = "nodes"
@@ -134,6 +136,8 @@ class NodeRow(Base):
     applied_number: Mapped[int | None]
     applied_digest: Mapped[str | None] = mapped_column(String(64))
     applied_error: Mapped[str | None] = mapped_column(Text)
+    setup_key_id: Mapped[str | None] = mapped_column(String(36), index=True)
+    authority: Mapped[str | None] = mapped_column(String(64))
 
 
 class RotationRow(Base):
@@ -176,7 +180,12 @@ class AddressRow(Base):
 
 
 class SetupKeyRow(Base):
-    """A setup key: hashed, counted, expiring."""
+    """A setup key: hashed, counted, expiring.
+
+    group       what the node's own identity joins; None: nothing
+    authority   SHA-256 (hexadecimal) of the TLS authority that it pins
+    revoked_at  since then it is kept only to say why it is refused
+    """
 
     __tablename__ = "setup_keys"
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -188,20 +197,22 @@ class SetupKeyRow(Base):
     uses_left: Mapped[int]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
+    group: Mapped[str | None] = mapped_column(String(63))
+    authority: Mapped[str | None] = mapped_column(String(64))
+    revoked_at: Mapped[datetime | None]
 
 
 class ChallengeRow(Base):
     """One half of a proof of possession; deleted at first use.
 
-    ephemeral_key  the private half of the one-time X25519 pair
-    setup_key_id   for purpose enrol: the setup key it was asked with
+    nonce         the one-time X25519 pair is derived from it, with a key that is not in the store
+    setup_key_id  for purpose enrol: the setup key it was asked with
     """
 
     __tablename__ = "challenges"
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     purpose: Mapped[str] = mapped_column(String(6))
-    public_key: Mapped[str] = mapped_column(String(44))
-    ephemeral_key: Mapped[bytes]
+    public_key: Mapped[str] = mapped_column(String(44), index=True)
     nonce: Mapped[bytes]
     setup_key_id: Mapped[str | None] = mapped_column(String(36))
     expires_at: Mapped[datetime] = mapped_column(index=True)

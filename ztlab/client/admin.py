@@ -38,6 +38,7 @@ class Node:
     """One enrolled node. Timestamps are RFC 3339 UTC.
 
     addresses    tunnel addresses, /32 and /128
+    setup_key    id of the one it enrolled with; None: before that was noted
     applied      None: it never acknowledged anything
     rotation     None: it is not changing its key
     former_keys  the oldest first
@@ -50,6 +51,7 @@ class Node:
     addresses: tuple[str, ...]
     public_key: str
     client_id: str
+    setup_key: str | None
     endpoint: str | None
     enrolled_at: str
     last_contact_at: str | None
@@ -114,6 +116,7 @@ class SetupKey:
 
     name      the node name it is bound to; None: any
     identity  the identity it gives; None: one of the node's own
+    group     what that one joins; None: nothing
     uses      how often it could be used when made; uses_left: how often still
     """
 
@@ -121,6 +124,7 @@ class SetupKey:
     name: str | None
     role: Role
     identity: str | None
+    group: str | None
     uses: int
     uses_left: int
     created_at: str
@@ -181,11 +185,19 @@ class AdminClient:
         role: Role,
         name: str | None = None,
         identity: str | None = None,
+        group: str | None = None,
         uses: int = 1,
         ttl_s: int = 86400,
     ) -> SetupKey:
         """A new setup key, whose `key` is shown this once."""
-        body = {"name": name, "role": role, "identity": identity, "uses": uses, "ttl_s": ttl_s}
+        body = {
+            "name": name,
+            "role": role,
+            "identity": identity,
+            "group": group,
+            "uses": uses,
+            "ttl_s": ttl_s,
+        }
         answer = dict(self.call("POST", "/setup-keys", body))
         answer.pop("revision", None)
         return codec.decode(SetupKey, answer, path="setup_key")

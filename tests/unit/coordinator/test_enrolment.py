@@ -3,17 +3,23 @@ tests/contract/test_wire.py."""
 
 from __future__ import annotations
 
+import base64
+from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from sqlalchemy import select
 
 from coordinator import access, clock, enrolment, network, nodes
 from coordinator.access import SetupKeyBody
 from coordinator.api.context import Service
-from coordinator.catalog import GroupBody, put_group
+from coordinator.catalog import GroupBody, delete_group, put_group
 from coordinator.enrolment import ChallengeRequest, EnrolRequest, NewToken
 from coordinator.errors import Conflict, Unauthenticated
-from coordinator.store.models import ChallengeRow, IdentityRow, NodeRow, SetupKeyRow
+from coordinator.secrets import digest
+from coordinator.store.models import ChallengeRow, GroupRow, IdentityRow, NodeRow, SetupKeyRow
 from tests.unit.coordinator.process import Keys
 from ztlab.errors import SchemaError
 from ztlab.model import proof
@@ -33,8 +39,6 @@ def enrol(
     service: Service, setup_key: str, name: str, *, keys: Keys | None = None, at: datetime = NOW
 ) -> NewToken:
     """Challenge at NOW, answer at AT."""
-    import base64
-
     keys = keys or Keys()
     asked = ChallengeRequest(purpose="enrol", public_key=keys.public)
     with service.store.writing() as session:
@@ -76,6 +80,100 @@ def test_nodes_of_one_setup_key_share_the_identity_that_it_gives(service: Servic
     made = [enrol(service, key, name) for name in ("alice", "bob")]
     with service.store.reading() as session:
         assert {session.get_one(NodeRow, m.node_id).identity for m in made} == {"web"}
+
+
+def test_a_node_of_a_groups_setup_key_has_an_identity_of_its_own_in_that_group(
+    service: Service,
+) -> None:
+    body = GroupBody(name="web", members=())
+    network.change(service.store, service.hub, lambda session: put_group(session, body) and None)
+    key = make_key(service, group="web", uses=2)
+    made = [enrol(service, key, name) for name in ("alice", "bob")]
+    with service.store.reading() as session:
+        nodes_made = [session.get_one(NodeRow, m.node_id) for m in made]
+        assert [node.identity for node in nodes_made] == ["alice", "bob"]
+        assert session.get_one(GroupRow, "web").members == ["alice", "bob"]
+        assert {n.setup_key_id for n in nodes_made} == {session.query(SetupKeyRow).one().id}
+
+
+def test_a_setup_key_is_for_a_group_that_is_there_and_for_no_identity_besides(
+    service: Service,
+) -> None:
+    with pytest.raises(SchemaError, match="no group is called 'web'"):
+        make_key(service, group="web")
+    with pytest.raises(ValueError, match="an identity or a group"):
+        make_key(service, group="web", identity="web")
+
+
+def test_a_group_that_is_gone_lets_nobody_in(service: Service) -> None:
+    body = GroupBody(name="web", members=())
+    network.change(service.store, service.hub, lambda session: put_group(session, body) and None)
+    key = make_key(service, group="web")
+    network.change(service.store, service.hub, lambda session: delete_group(session, "web"))
+    with pytest.raises(Conflict, match="not there any more"):
+        enrol(service, key, "alice")
+
+
+def test_every_refusal_of_a_setup_key_is_told_apart_here_and_not_by_its_text(
+    service: Service,
+) -> None:
+    used, revoked, old = make_key(service), make_key(service), make_key(service, ttl_s=1)
+    enrol(service, used, "alice")
+    with service.store.writing() as session:
+        row = session.scalars(select(SetupKeyRow).where(SetupKeyRow.hash == digest(revoked))).one()
+        access.revoke_setup_key(session, row.id, NOW)
+        assert row.id not in {key["id"] for key in access.setup_keys(session)}
+    found, texts = {}, set()
+    for key in (used, revoked, old, "zt1.none", None):
+        with service.store.reading() as session, pytest.raises(Unauthenticated) as caught:
+            enrolment.usable_setup_key(session, key, NOW + timedelta(seconds=1))
+        found[key] = caught.value.reason
+        texts.add(str(caught.value))
+    assert found == {
+        used: "used_setup_key",
+        revoked: "revoked_setup_key",
+        old: "expired_setup_key",
+        "zt1.none": "unknown_setup_key",
+        None: "unknown_setup_key",
+    }
+    assert len(texts) == 1
+
+
+def test_of_one_key_only_so_many_challenges_are_open_and_the_newest_is_good(
+    service: Service,
+) -> None:
+    key, keys = make_key(service), Keys()
+    asked = ChallengeRequest(purpose="enrol", public_key=keys.public)
+    for i in range(enrolment.LIVE_CHALLENGES + 5):
+        with service.store.writing() as session:
+            now = NOW + timedelta(milliseconds=i)
+            enrolment.challenge(session, service.place, asked, key, now)
+    other = ChallengeRequest(purpose="enrol", public_key=Keys().public)
+    with service.store.writing() as session:
+        enrolment.challenge(session, service.place, other, key, NOW)
+    with service.store.reading() as session:
+        held = Counter(session.scalars(select(ChallengeRow.public_key)))
+    assert held == {keys.public: enrolment.LIVE_CHALLENGES, other.public_key: 1}
+    assert enrol(service, key, "alice", keys=keys, at=NOW + timedelta(seconds=59)).name == "alice"
+
+
+def test_who_reads_the_store_cannot_answer_a_challenge(service: Service) -> None:
+    key, asked = make_key(service), ChallengeRequest(purpose="enrol", public_key=Keys().public)
+    with service.store.writing() as session:
+        given = enrolment.challenge(session, service.place, asked, key, NOW)
+        row = session.get_one(ChallengeRow, given["challenge_id"])
+        stored = {column.key: getattr(row, column.key) for column in ChallengeRow.__table__.columns}
+    public = base64.b64decode(given["ephemeral_key"])
+    for content in stored.values():
+        if isinstance(content, bytes):
+            half = X25519PrivateKey.from_private_bytes(content)
+            assert half.public_key().public_bytes_raw() != public
+    elsewhere = replace(service.place, challenge_key=bytes(32))
+    assert enrolment._ephemeral(elsewhere, stored["nonce"]).public_key().public_bytes_raw() != (
+        public
+    )
+    here = enrolment._ephemeral(service.place, stored["nonce"])
+    assert here.public_key().public_bytes_raw() == public
 
 
 def test_a_challenge_is_good_for_sixty_seconds(service: Service) -> None:

@@ -59,6 +59,7 @@ def test_started_as_root_or_not_it_is_nobody_and_can_do_nothing() -> None:
         assert {name for name, s in found.items() if stat.S_IMODE(s.st_mode) & 0o077} == set()
         # What only `init` needs stays out of the reach of what listens to the network.
         assert {name for name, s in found.items() if s.st_uid == 0} == {"authority.key"}
+        assert "challenge.key" in found
         assert stat.S_IMODE((here.directory / "owner").stat().st_mode) == 0o600
 
         here.stop()
