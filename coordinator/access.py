@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from coordinator import clock
+from coordinator import clock, sessions
 from coordinator.errors import Conflict, Forbidden, Unauthenticated
 from coordinator.secrets import digest, fresh
 from coordinator.store.models import AdminTokenRow, GroupRow, SetupKeyRow
@@ -76,6 +76,8 @@ def create_token(
     if row is None:
         row = AdminTokenRow(name=name)
         session.add(row)
+    else:
+        sessions.end_all(session, name)
     row.hash, row.role, row.created_at = digest(token), role, now
     return token
 
@@ -103,6 +105,7 @@ def authorize(session: Session, token: str | None, needed: AdminRole) -> str:
     if token:
         found = select(AdminTokenRow).where(AdminTokenRow.hash == digest(token))
         row = session.scalars(found).one_or_none()
+        row = row or sessions.administrator(session, token, clock.now())
     if row is None:
         raise Unauthenticated("want an administrator's token")
     ranks = {role: rank for rank, role in enumerate(ADMIN_ROLES)}

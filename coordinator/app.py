@@ -15,6 +15,7 @@ from coordinator.hub import Hub
 from coordinator.settings import Settings
 from coordinator.store.engine import Store
 from coordinator.store.models import NetworkRow
+from coordinator.ui import pages
 from ztlab.errors import ZtError
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -48,5 +49,6 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(node.blueprint, url_prefix="/api/v1")
     app.register_blueprint(rotation.blueprint, url_prefix="/api/v1")
     app.register_blueprint(admin.blueprint, url_prefix="/api/v1")
+    pages.install(app)
     problems.install(app)
     return app

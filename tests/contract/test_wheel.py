@@ -48,6 +48,10 @@ def test_a_wheel_carries_the_compiled_programs_and_of_which_sources_they_are(
     assert digest == sources.digest()
     assert sources.stated(installed / "zt_wg.o") == digest
     assert str(digest).encode() in (installed / "zt_wg.o").read_bytes()
+    pages = ROOT / "coordinator/ui"
+    for file in (*pages.glob("templates/*"), *pages.glob("static/*")):
+        carried = tmp_path / "installed" / file.relative_to(ROOT)
+        assert carried.read_bytes() == file.read_bytes()
 
 
 def test_without_a_compiler_a_wheel_is_not_built_and_the_reason_is_a_sentence(

@@ -1,0 +1,62 @@
+"""In and out: an administrator's token opens a session, and never comes back to the browser."""
+
+from __future__ import annotations
+
+from flask import Response, redirect, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from coordinator import clock, sessions
+from coordinator.api.context import service
+from coordinator.ui import guard
+from coordinator.ui.inside import COOKIE, ask, get
+from coordinator.ui.page import blueprint, go, render
+
+
+@blueprint.get("/login")
+def login() -> Response:
+    return _form()
+
+
+@blueprint.post("/login")
+def log_in() -> AnyResponse:
+    guard.check_login()
+    token = request.form.get("token", "").strip()
+    # Asked as any client would ask, so it is counted and slowed down as any guess is.
+    answer = ask("GET", "/network", token=token)
+    if answer.status == 401 or not token:
+        return _form("This is no administrator's token.", 401)
+    if not answer.is_ok:
+        return _form(answer.detail, answer.status)
+    with service().store.writing() as session:
+        cookie = sessions.begin(session, token, clock.now())
+    response = go("overview")
+    guard.keep(response, COOKIE, cookie)
+    guard.forget(response, guard.LOGIN_COOKIE)
+    return response
+
+
+@blueprint.post("/logout")
+def log_out() -> AnyResponse:
+    with service().store.writing() as session:
+        sessions.end(session, request.cookies.get(COOKIE, ""))
+    response = redirect(url_for("ui.login"), 303)
+    guard.forget(response, COOKIE)
+    return response
+
+
+@blueprint.get("/")
+def overview() -> Response:
+    found = get("/network").body
+    waiting = [
+        node
+        for node in get("/nodes").body["items"]
+        if node["revoked_at"] is None and not node["has_converged"]
+    ]
+    return render("overview.html", title="Overview", network=found, waiting=waiting)
+
+
+def _form(fault: str = "", status: int = 200) -> Response:
+    token = guard.login_token()
+    response = render("login.html", title="Log in", status=status, csrf=token, fault=fault)
+    guard.keep(response, guard.LOGIN_COOKIE, token)
+    return response
