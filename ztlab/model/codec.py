@@ -54,10 +54,7 @@ def decode(kind: type[T], data: Any, *, path: str = "") -> T:
 def encode(value: Any) -> Any:
     """A dataclass (or list, dict, enum, scalar of them) as plain data that `decode` reads back."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.metadata.get("key") or f.name: encode(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-        }
+        return {key: encode(getattr(value, name)) for key, name in _keys(type(value))}
     if isinstance(value, enum.Enum):
         return value.name.lower() if isinstance(value, enum.IntEnum) else value.value
     if isinstance(value, Mapping):
@@ -256,6 +253,12 @@ def _decode_dataclass(kind: Any, data: Any, path: str, faults: list[str]) -> Any
     except ValueError as error:
         faults.append(f"{path or 'document'}: {error}")
         return None
+
+
+@functools.cache
+def _keys(kind: type[Any]) -> tuple[tuple[str, str], ...]:
+    """(the key outside Python, the attribute) of each field."""
+    return tuple((f.metadata.get("key") or f.name, f.name) for f in dataclasses.fields(kind))
 
 
 @functools.cache

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Literal
 
 from ztlab.model import codec
 from ztlab.model.codec import field
+from ztlab.model.element import Element, outline
 from ztlab.model.identity import TAG_FIRST, TAG_MAX, client_id, decode_public_key
 from ztlab.model.policy import Policy, check_name
 
@@ -67,7 +70,7 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class Peer(Element):
     """One WireGuard peer.
 
     endpoint     HOST:PORT; None: it calls us
@@ -90,7 +93,7 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class Identity(Element):
     """A principal of the policy, its tag, and the addresses that are it.
 
     prefixes  /32 and /128 of every node that has it and that this node can meet, itself included
@@ -102,7 +105,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
+class Resource(Element):
     """A named CIDR behind a gateway; the most specific one wins.
 
     gateway  node name of the gateway that offers it
@@ -149,5 +152,18 @@ class NodeConfig:
     policy: Policy | None = field(default=None)
 
     def digest(self) -> str:
-        """SHA-256 of the canonical form, which has no revision in it."""
-        return codec.digest(self)
+        """SHA-256 of the outline, in hexadecimal: what names this state, at whatever revision."""
+        return hashlib.sha256(self.outline().encode("ascii")).hexdigest()
+
+    def outline(self) -> str:
+        """The canonical form, but with the digest of each peer, identity, resource, rule, quota and
+        group in its place: what nodes have in common is hashed once for all of them."""
+        return (
+            f'{{"identities":{outline(self.identities)},'
+            f'"network_id":{json.dumps(self.network_id)},'
+            f'"node":{codec.canonical(self.node).decode("ascii")},'
+            f'"peers":{outline(self.peers)},'
+            f'"policy":{"null" if self.policy is None else self.policy.outline()},'
+            f'"resources":{outline(self.resources)},'
+            f'"version":{self.version}}}'
+        )

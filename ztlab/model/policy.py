@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ztlab.model import codec
 from ztlab.model.codec import did_you_mean, field
+from ztlab.model.element import Element, outline
 from ztlab.model.flow import ICMP, ICMPV6, PROTOCOL_NUMBERS, TCP, UDP, Flow
 from ztlab.model.identity import ANY, UNKNOWN, WORLD
 from ztlab.model.quota import parse_burst, parse_rate
@@ -72,7 +74,7 @@ def check_protocol(proto: str | int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Rule(Element):
     """One line of policy. The order of rules never matters: deny beats allow.
 
     source, destination  an identity, a group, a resource, `world`, or `*`
@@ -118,7 +120,7 @@ class PolicyTest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
+class Quota(Element):
     """How much may come out of the tunnel from one identity, on each node that it sends to.
 
     rate   in the long run: "10mbit" (bit, kbit, mbit, gbit; decimal)
@@ -138,8 +140,15 @@ class Quota:
         return parse_burst(self.burst)
 
 
+class _Outlined:
+    """The base of Policy: what its outline is kept in, which is no field of it."""
+
+    __slots__ = ("_outline",)
+    _outline: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(_Outlined):
     """Who may talk to whom.
 
     default  what happens to a packet between known identities that no rule matches
@@ -160,6 +169,23 @@ class Policy:
         limited = Counter(quota.identity for quota in self.quotas)
         if twice := sorted(name for name, count in limited.items() if count > 1):
             raise ValueError(f"want one quota for an identity, got two for: {', '.join(twice)}")
+
+    def outline(self) -> str:
+        """The canonical form, but with the digest of each rule, quota and group in its place; kept,
+        since one policy is told to many nodes."""
+        try:
+            return self._outline
+        except AttributeError:
+            groups = {name: codec.digest(members) for name, members in self.groups.items()}
+            text = (
+                f'{{"default":{codec.canonical(self.default).decode("ascii")},'
+                f'"groups":{codec.canonical(groups).decode("ascii")},'
+                f'"quotas":{outline(self.quotas)},'
+                f'"rules":{outline(self.rules)},'
+                f'"tests":{codec.canonical(self.tests).decode("ascii")}}}'
+            )
+            object.__setattr__(self, "_outline", text)
+            return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.model.strategies import policies
 from ztlab.errors import SchemaError
 from ztlab.model.codec import decode, encode
 from ztlab.model.config import Identity, NodeConfig, Peer, Resource, Revision, check_endpoint
 from ztlab.model.identity import TAG_MAX, client_id
+from ztlab.model.policy import Policy
 
+VECTORS = Path(__file__).parent / "vectors"
 KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 
 
@@ -113,6 +119,50 @@ def test_every_change_changes_the_digest(path: tuple[str | int, ...], value: Any
         place = place[step]
     place[path[-1]] = value
     assert decode(NodeConfig, changed).digest() != decode(NodeConfig, document()).digest()
+
+
+def by_the_book(data: dict[str, Any]) -> str:
+    """The digest as docs/PROTOCOL.md says it is computed, from plain JSON."""
+
+    def sha256(value: Any) -> str:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    outline = copy.deepcopy(data)
+    for section in ("peers", "identities", "resources"):
+        outline[section] = [sha256(element) for element in data[section]]
+    if (policy := data["policy"]) is not None:
+        for section in ("rules", "quotas"):
+            outline["policy"][section] = [sha256(element) for element in policy[section]]
+        groups = policy["groups"].items()
+        outline["policy"]["groups"] = {name: sha256(members) for name, members in groups}
+    return sha256(outline)
+
+
+@given(st.none() | policies(), st.integers(0, 3))
+def test_the_digest_is_what_the_protocol_says(policy: Policy | None, count: int) -> None:
+    plain = {
+        **document(),
+        "peers": [{**document()["peers"][0], "node_id": f"ü{i}"} for i in range(count)],
+        "policy": encode(policy),
+    }
+    assert decode(NodeConfig, plain).digest() == by_the_book(plain)
+
+
+@pytest.mark.parametrize("vector", json.loads((VECTORS / "digest.json").read_text()))
+def test_the_digest_is_that_of_the_vectors(vector: dict[str, Any]) -> None:
+    config = decode(NodeConfig, vector["config"])
+    assert config.digest() == vector["digest"] == by_the_book(encode(config))
+
+
+def test_an_element_of_two_configurations_is_hashed_once_and_a_changed_copy_anew() -> None:
+    config = decode(NodeConfig, document())
+    peer = config.peers[0]
+    assert peer.digest() is peer.digest() and peer.canonical() is peer.canonical()
+    other = dataclasses.replace(peer, keepalive_s=25)
+    assert other.digest() != peer.digest() and other.canonical() != peer.canonical()
+    assert dataclasses.replace(other, keepalive_s=0) == peer
+    assert dataclasses.replace(other, keepalive_s=0).digest() == peer.digest()
 
 
 def test_a_configuration_has_no_revision_in_it() -> None:
