@@ -20,9 +20,9 @@ from typing import Protocol, TypeVar
 
 from agent.keyfiles import KeyFiles, Stage
 from agent.keys import NodeKey
-from ztlab.client.keys import KeyChange
 from ztlab.client.node import NodeClient
 from ztlab.errors import Refused, Unreachable, ZtError
+from ztlab.model.keys import KeyChange
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import secrets
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -19,10 +19,10 @@ from coordinator.validation import check_free_name
 from ztlab.errors import NotFound, SchemaError
 from ztlab.model.codec import did_you_mean, field
 from ztlab.model.config import Role
+from ztlab.model.management import AdminRole as AdminRole  # others know it from here
 from ztlab.model.policy import check_name
 from ztlab.model.proof import format_setup_key
 
-AdminRole = Literal["viewer", "editor", "owner"]
 ADMIN_ROLES: tuple[AdminRole, ...] = get_args(AdminRole)  # each may do what those before it may
 
 
@@ -83,20 +83,50 @@ def create_token(
 
 
 def delete_token(session: Session, name: str) -> None:
-    """The token of that name is worth nothing any more."""
-    row = session.get(AdminTokenRow, name)
-    if row is None:
-        raise NotFound(f"no token is called {name!r}")
+    """The token of that name is worth nothing any more. Conflict if it is the last owner's."""
+    row = admin_token(session, name)
+    if row.role == "owner":
+        _refuse_to_lose_the_last_owner(session, name)
     session.delete(row)
 
 
 def tokens(session: Session) -> list[dict[str, Any]]:
     """Every administrator's token, without the tokens."""
     rows = session.scalars(select(AdminTokenRow).order_by(AdminTokenRow.name))
-    return [
-        {"name": row.name, "role": row.role, "created_at": clock.rfc3339(row.created_at)}
-        for row in rows
-    ]
+    return [describe_token(row) for row in rows]
+
+
+def admin_token(session: Session, name: str) -> AdminTokenRow:
+    """NotFound if there is none."""
+    row = session.get(AdminTokenRow, name)
+    if row is None:
+        raise NotFound(f"no token is called {name!r}")
+    return row
+
+
+def describe_token(row: AdminTokenRow) -> dict[str, Any]:
+    """As docs/PROTOCOL.md shows it."""
+    return {"name": row.name, "role": row.role, "created_at": clock.rfc3339(row.created_at)}
+
+
+def change_role(session: Session, name: str, role: AdminRole) -> AdminTokenRow:
+    """The token of that name may do what ROLE may. Conflict if no owner would be left."""
+    row = admin_token(session, name)
+    if row.role == "owner" and role != "owner":
+        _refuse_to_lose_the_last_owner(session, name)
+    row.role = role
+    return row
+
+
+def _refuse_to_lose_the_last_owner(session: Session, name: str) -> None:
+    others = select(AdminTokenRow.name).where(
+        AdminTokenRow.role == "owner", AdminTokenRow.name != name
+    )
+    if session.scalars(others.limit(1)).first() is None:
+        raise Conflict(
+            f"{name!r} is the last owner: nobody could make another one",
+            [f"tokens.{name}.role: want another owner first"],
+        )
 
 
 def authorize(session: Session, token: str | None, needed: AdminRole) -> str:

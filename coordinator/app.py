@@ -8,7 +8,7 @@ from flask import Flask
 from sqlalchemy import select
 
 from coordinator import secrets, tls
-from coordinator.api import admin, node, problems, rotation
+from coordinator.api import node, problems, rotation, table
 from coordinator.api.context import EXTENSION, Service
 from coordinator.enrolment import Place
 from coordinator.hub import Hub
@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> Flask:
     )
     app.register_blueprint(node.blueprint, url_prefix="/api/v1")
     app.register_blueprint(rotation.blueprint, url_prefix="/api/v1")
-    app.register_blueprint(admin.blueprint, url_prefix="/api/v1")
+    app.register_blueprint(table.blueprint(), url_prefix="/api/v1")
     pages.install(app)
     problems.install(app)
     return app

@@ -83,6 +83,30 @@ class PolicyBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultBody:
+    """What happens to a packet that no rule matches."""
+
+    default: Action
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestsBody:
+    """The claims that the policy must keep."""
+
+    tests: tuple[PolicyTest, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotasBody:
+    """How much may come from whom."""
+
+    quotas: tuple[Quota, ...]
+
+    def __post_init__(self) -> None:
+        Policy(quotas=self.quotas)  # as in PolicyBody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentBody:
     """All of it, in one transaction.
 
@@ -163,6 +187,12 @@ def put_policy(session: Session, body: PolicyBody) -> None:
     del written["rules"]
     lock(session).policy = written
     rules.put_rules(session, body.rules)
+
+
+def put_part(session: Session, body: DefaultBody | TestsBody | QuotasBody) -> None:
+    """Replace one part of the policy."""
+    row = lock(session)
+    row.policy = {**row.policy, **codec.encode(body)}
 
 
 def put_document(session: Session, body: DocumentBody, now: datetime) -> None:

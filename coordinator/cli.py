@@ -13,7 +13,7 @@ from ztlab import log
 from ztlab.clikit import ZtGroup, echo_json
 
 if TYPE_CHECKING:
-    from coordinator.access import AdminRole
+    from ztlab.model.management import AdminRole
 
 _config = click.option(
     "--config",

@@ -76,3 +76,11 @@ class Conflict(ZtError):
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+
+
+class PreconditionFailed(ZtError):
+    """The object is not as the request says that it knows it."""
+
+
+class PreconditionMissing(ZtError):
+    """A change of what exists, which does not say what it believes to change."""

@@ -24,14 +24,16 @@ class Search:
     """What GET /logs asks for; None: anything.
 
     identity  at either end
-    since     events at or after this instant
+    since     events at or after this instant; until: before it
     after     a cursor: events stored after it; None: the last `limit`
     """
 
     node: str | None = None
     identity: str | None = None
     verdict: str | None = None
+    kind: str | None = None
     since: datetime | None = None
+    until: datetime | None = None
     after: int | None = None
     limit: int = DEFAULT_LIMIT
 
@@ -80,6 +82,10 @@ def search(session: Session, wanted: Search) -> dict[str, Any]:
         query = query.where(LogEventRow.verdict == wanted.verdict)
     if wanted.since is not None:
         query = query.where(LogEventRow.at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(LogEventRow.at < wanted.until)
+    if wanted.kind is not None:
+        query = query.where(LogEventRow.event["kind"].as_string() == wanted.kind)
     if wanted.after is None:
         newest = query.order_by(LogEventRow.id.desc()).limit(wanted.limit)
         rows = list(session.scalars(newest))[::-1]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, select, update
 from sqlalchemy.orm import Session
 
 from coordinator import allocation, clock, network, rotation
@@ -20,6 +21,15 @@ from ztlab.model import codec
 from ztlab.model.codec import did_you_mean, field
 from ztlab.model.config import Revision
 from ztlab.model.policy import check_name
+
+# network.has_converged, for a query.
+CONVERGED = and_(
+    NodeRow.revoked_at.is_(None),
+    NodeRow.applied_error.is_(None),
+    NodeRow.applied_digest.is_not_distinct_from(NodeRow.wanted_digest),
+    NodeRow.applied_epoch.is_not_distinct_from(NodeRow.wanted_epoch),
+    NodeRow.applied_number.is_not_distinct_from(NodeRow.wanted_number),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +103,22 @@ def acknowledge(session: Session, node_id: str, ack: Ack, now: datetime) -> None
 
 def list_all(session: Session) -> list[dict[str, Any]]:
     """Every node, revoked ones included, by name."""
+    rows = session.scalars(select(NodeRow).order_by(NodeRow.name, NodeRow.enrolled_at))
+    return describe_all(session, rows.all())
+
+
+def describe_all(session: Session, found: Sequence[NodeRow]) -> list[dict[str, Any]]:
+    """FOUND as docs/PROTOCOL.md shows them; how many queries it takes does not grow with them."""
+    ids = [node.id for node in found]
+    held: dict[str, list[str]] = {}
+    rows = select(AddressRow).where(AddressRow.released_at.is_(None), AddressRow.node_id.in_(ids))
+    for row in session.scalars(rows.order_by(AddressRow.pool)):
+        held.setdefault(row.node_id, []).append(host_prefix(row.address))
+    former = rotation.former_keys_by_node(session, ids)
+    changing = rotation.describe_all(session, found)
     return [
-        describe(session, node)
-        for node in session.scalars(select(NodeRow).order_by(NodeRow.name, NodeRow.enrolled_at))
+        _described(node, held.get(node.id, []), changing.get(node.id), former.get(node.id, []))
+        for node in found
     ]
 
 
@@ -111,9 +134,15 @@ def find(session: Session, name: str) -> NodeRow:
 
 def describe(session: Session, node: NodeRow) -> dict[str, Any]:
     """A node as docs/PROTOCOL.md shows it."""
-    held = select(AddressRow.address).where(
-        AddressRow.node_id == node.id, AddressRow.released_at.is_(None)
-    )
+    return describe_all(session, [node])[0]
+
+
+def _described(
+    node: NodeRow,
+    addresses: list[str],
+    changing: dict[str, Any] | None,
+    former: list[dict[str, str]],
+) -> dict[str, Any]:
     applied = None
     if node.applied_number is not None:
         applied = {
@@ -126,7 +155,7 @@ def describe(session: Session, node: NodeRow) -> dict[str, Any]:
         "name": node.name,
         "role": node.role,
         "identity": node.identity,
-        "addresses": [host_prefix(a) for a in session.scalars(held.order_by(AddressRow.pool))],
+        "addresses": addresses,
         "public_key": node.public_key,
         "client_id": node.client_id,
         "setup_key": node.setup_key_id,
@@ -137,8 +166,8 @@ def describe(session: Session, node: NodeRow) -> dict[str, Any]:
         "wanted": codec.encode(network.wanted(node)),
         "applied": applied,
         "has_converged": node.revoked_at is None and network.has_converged(node),
-        "rotation": rotation.describe(session, node),
-        "former_keys": rotation.former_keys(session, node.id),
+        "rotation": changing,
+        "former_keys": former,
     }
 
 

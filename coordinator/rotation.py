@@ -8,6 +8,7 @@ then on the new key is the node's, and the old one nobody's.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -127,6 +128,14 @@ def describe(session: Session, node: NodeRow) -> dict[str, Any] | None:
     return _described(session, node, row, clock.now())
 
 
+def describe_all(session: Session, nodes: Sequence[NodeRow]) -> dict[str, dict[str, Any]]:
+    """How far the changes of key of NODES are, by node id; only of those that have one."""
+    live = {node.id: node for node in nodes if node.revoked_at is None}
+    rows = session.scalars(select(RotationRow).where(RotationRow.node_id.in_(live))).all()
+    now = clock.now()
+    return {row.node_id: _described(session, live[row.node_id], row, now) for row in rows}
+
+
 def progress(session: Session, node_id: str) -> dict[str, Any]:
     """GET /node/rotation. NotFound where the node is not changing its key."""
     found = describe(session, session.get_one(NodeRow, node_id))
@@ -188,15 +197,27 @@ def former_keys_of(session: Session, node_id: str) -> list[FormerKeyRow]:
 
 def former_keys(session: Session, node_id: str) -> list[dict[str, str]]:
     """As docs/PROTOCOL.md shows them."""
-    return [
-        {
-            "public_key": row.public_key,
-            "client_id": row.client_id,
-            "since": clock.rfc3339(row.since),
-            "until": clock.rfc3339(row.until),
-        }
-        for row in former_keys_of(session, node_id)
-    ]
+    return [_former(row) for row in former_keys_of(session, node_id)]
+
+
+def former_keys_by_node(
+    session: Session, node_ids: Sequence[str]
+) -> dict[str, list[dict[str, str]]]:
+    """Likewise of many nodes; only of those that had others."""
+    rows = select(FormerKeyRow).where(FormerKeyRow.node_id.in_(node_ids))
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in session.scalars(rows.order_by(FormerKeyRow.until)):
+        found.setdefault(row.node_id, []).append(_former(row))
+    return found
+
+
+def _former(row: FormerKeyRow) -> dict[str, str]:
+    return {
+        "public_key": row.public_key,
+        "client_id": row.client_id,
+        "since": clock.rfc3339(row.since),
+        "until": clock.rfc3339(row.until),
+    }
 
 
 def _described(session: Session, node: NodeRow, row: RotationRow, now: datetime) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from coordinator.store.engine import opened
 from ztlab.errors import ZtError
 from ztlab.model import codec
 from ztlab.model.config import Revision
+from ztlab.model.management import AdminRole
 
 OWNER_TOKEN = "init"  # the name of the token that --owner-token-file writes
 
@@ -101,7 +102,7 @@ def begin_epoch(settings: Settings) -> Revision:
             return reached
 
 
-def create_token(settings: Settings, name: str, role: access.AdminRole) -> str:
+def create_token(settings: Settings, name: str, role: AdminRole) -> str:
     """An administrator's token, made beside a running service or without one.
 
     SchemaError for a name that the management API could not be asked to delete.

@@ -11,7 +11,13 @@ from flask import Flask, Response
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException
 
-from coordinator.errors import Conflict, Forbidden, Unauthenticated
+from coordinator.errors import (
+    Conflict,
+    Forbidden,
+    PreconditionFailed,
+    PreconditionMissing,
+    Unauthenticated,
+)
 from ztlab.errors import NotFound, SchemaError, ZtError
 
 log = logging.getLogger(__name__)
@@ -22,6 +28,8 @@ _STATUS: dict[type[ZtError], tuple[int, str]] = {
     Forbidden: (403, "Not allowed"),
     NotFound: (404, "Not found"),
     Conflict: (409, "Conflict"),
+    PreconditionFailed: (412, "Precondition failed"),
+    PreconditionMissing: (428, "Precondition required"),
 }
 
 

@@ -100,9 +100,15 @@ def get(path: str, query: Mapping[str, str] | None = None) -> Answer:
 
 
 def items(path: str, query: Mapping[str, str] | None = None) -> list[Any]:
-    """The objects of the collection at PATH."""
-    found: list[Any] = get(path, query).body["items"]
-    return found
+    """All objects of the collection at PATH, page by page."""
+    found: list[Any] = []
+    asked = {**(query or {}), "limit": "1000"}
+    while True:
+        page = get(path, asked).body
+        found += page["items"]
+        if page.get("next") is None:
+            return found
+        asked["cursor"] = page["next"]
 
 
 def at(collection: str, name: str) -> str:

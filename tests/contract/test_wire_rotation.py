@@ -12,10 +12,10 @@ from tests.contract.wire import Follower, answer_to, challenge, refusal
 from tests.unit.coordinator.process import Coordinator, Keys
 from tests.unit.coordinator.served import until
 from ztlab.client.admin import AdminClient
-from ztlab.client.keys import KeyChange
 from ztlab.client.node import NodeClient
 from ztlab.model.config import NodeConfig
 from ztlab.model.identity import client_id, decode_public_key
+from ztlab.model.keys import KeyChange
 
 
 class Pair:

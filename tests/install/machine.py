@@ -47,10 +47,12 @@ def say(text: str) -> None:
 # --- what is asked of it, again and again -------------------------------------------------
 
 
-def api(method: str, path: str, body: object = None) -> dict[str, Any]:
-    """An answer of the management API, to the owner."""
+def api(method: str, path: str, body: object = None, *headers: str) -> dict[str, Any]:
+    """An answer of the management API, to the owner, asked with more HEADERS."""
     words = ["curl", "-sS", "--fail-with-body", "--cacert", "/root/authority.pem"]
     words += ["-X", method, "-H", f"Authorization: Bearer {Path('/root/token').read_text()}"]
+    for header in headers:
+        words += ["-H", header]
     if body is not None:
         words += ["--json", json.dumps(body)]
     answer = command(*words, f"{COORDINATOR}/api/v1/{path}")
@@ -168,7 +170,7 @@ def start_agents() -> None:
     command("systemctl", "enable", "--now", *(f"zt-{name}" for name in CLIENTS))
     wait_until("all are enrolled", lambda: len(enrolled()) == 3)
     api("PUT", "resources/db", {"name": "db", "cidr": "192.0.2.0/24", "gateway": "gw"})
-    api("PUT", "policy", POLICY)
+    api("PUT", "policy", POLICY, "If-Match: *")
     wait_until("the network has converged", has_converged)
     assert status("zt-agent")["wireguard"] == status("zt-alice")["wireguard"] == "kernel"
     assert status("zt-carol")["wireguard"] == "userspace"
@@ -246,7 +248,7 @@ def lose_the_coordinator() -> None:
 def back_up_and_restore() -> None:
     """What was allowed after the backup is denied again: nodes take the older state."""
     run("backup", backup=BACKUP)
-    api("PUT", "policy", POLICY | {"default": "allow"})
+    api("PUT", "policy", POLICY | {"default": "allow"}, "If-Match: *")
     wait_until("carol reaches the db", partial(connects, "carol", 2))
     say("after a backup: carol was allowed to reach the db, and does")
     run("restore", backup=BACKUP)

@@ -2,146 +2,51 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from ztlab.client.keys import FormerKey, KeyChange
 from ztlab.client.transport import SocketFactory, Transport
 from ztlab.model import codec
-from ztlab.model.codec import field
 from ztlab.model.config import Revision, Role
+from ztlab.model.management import (
+    ANY_TAG,
+    AdminRole,
+    AdminToken,
+    Gateway,
+    Group,
+    Identity,
+    LogPage,
+    Network,
+    NewSetupKey,
+    Node,
+    Resource,
+    SetupKey,
+)
 
 T = TypeVar("T")
+_PAGE = 1000  # the most that one answer carries
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """The state a node should be in: the last revision at which its digest changed."""
-
-    revision: Revision
-    digest: str
+MERGE_PATCH = "application/merge-patch+json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """What a node acknowledged last; error is None where it applied it."""
+@dataclass(frozen=True, slots=True)
+class Stored(Generic[T]):
+    """An object as it was read, and the entity tag by which it is changed as that."""
 
-    revision: Revision
-    digest: str
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """One enrolled node. Timestamps are RFC 3339 UTC.
-
-    addresses    tunnel addresses, /32 and /128
-    setup_key    id of the one it enrolled with; None: before that was noted
-    applied      None: it never acknowledged anything
-    rotation     None: it is not changing its key
-    former_keys  the oldest first
-    """
-
-    id: str
-    name: str
-    role: Role
-    identity: str
-    addresses: tuple[str, ...]
-    public_key: str
-    client_id: str
-    setup_key: str | None
-    endpoint: str | None
-    enrolled_at: str
-    last_contact_at: str | None
-    revoked_at: str | None
-    wanted: Wanted
-    applied: Applied | None
-    has_converged: bool
-    rotation: KeyChange | None = None
-    former_keys: tuple[FormerKey, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeCount:
-    """Unrevoked nodes, and how many of them have converged."""
-
-    total: int
-    converged: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """The network as a whole."""
-
-    network_id: str
-    name: str
-    pools: tuple[str, ...]
-    revision: Revision
-    has_converged: bool
-    nodes: NodeCount
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """A principal and its tag."""
-
-    name: str
-    tag: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """A named set of identities."""
-
-    name: str
-    members: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
-    """A named CIDR behind a gateway."""
-
-    name: str
-    tag: int
-    cidr: str
-    gateway: str
-    via: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetupKey:
-    """A setup key; KEY itself is there only in the answer that made it.
-
-    name      the node name it is bound to; None: any
-    identity  the identity it gives; None: one of the node's own
-    group     what that one joins; None: nothing
-    uses      how often it could be used when made; uses_left: how often still
-    """
-
-    id: str
-    name: str | None
-    role: Role
-    identity: str | None
-    group: str | None
-    uses: int
-    uses_left: int
-    created_at: str
-    expires_at: str
-    key: str | None = field(default=None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogPage:
-    """Log records, newest last, as docs/PROTOCOL.md's Event; NEXT is the cursor for `after`."""
-
-    items: tuple[Mapping[str, Any], ...]
-    next: int
+    value: T
+    etag: str
 
 
 class AdminClient:
-    """The management API at URL. Every method raises Refused (with the status) or Unreachable."""
+    """The management API at URL. Every method raises Refused (with the status) or Unreachable.
+
+    Whoever changes an object says what it believes to change, by `etag`: that of a Stored, or
+    ANY_TAG; None is "it is not there yet". Refused with 412 where it is not so any more.
+    """
 
     def __init__(
         self,
@@ -160,24 +65,28 @@ class AdminClient:
         """Replace identities, groups, resources and policy in one transaction."""
         return _revision(self.call("PUT", "/network-document", document))
 
-    def nodes(self) -> tuple[Node, ...]:
-        """Every node, revoked ones included, by name."""
-        return self._items("/nodes", Node)
+    def nodes(self, **filters: Any) -> tuple[Node, ...]:
+        """Every node, revoked ones included, by name. FILTERS: role="mesh", name_prefix="db"."""
+        return self._items("/nodes", Node, filters)
 
     def node(self, name: str) -> Node:
         """One node by name or id."""
-        return codec.decode(Node, self.get(f"/nodes/{quote(name, safe='')}"), path="node")
+        return self.stored(Node, "/nodes", name).value
 
     def update_node(
-        self, name: str, *, new_name: str, identity: str, endpoint: str | None
+        self, name: str, *, new_name: str, identity: str, endpoint: str | None, etag: str
     ) -> Revision:
         """Change a node's name, identity and endpoint."""
         body = {"name": new_name, "identity": identity, "endpoint": endpoint}
-        return _revision(self.call("PUT", f"/nodes/{quote(name, safe='')}", body))
+        return self.put(_path("/nodes", name), body, etag=etag)
 
-    def revoke_node(self, name: str) -> Revision:
+    def revoke_node(self, name: str, *, etag: str = ANY_TAG) -> Revision:
         """Revoke a node: its stream ends at once, and nobody keeps it as a peer."""
-        return _revision(self.call("DELETE", f"/nodes/{quote(name, safe='')}"))
+        return self.delete(_path("/nodes", name), etag=etag)
+
+    def gateways(self, **filters: Any) -> tuple[Gateway, ...]:
+        """The nodes of that role, by name."""
+        return self._items("/gateways", Gateway, filters)
 
     def create_setup_key(
         self,
@@ -188,7 +97,7 @@ class AdminClient:
         group: str | None = None,
         uses: int = 1,
         ttl_s: int = 86400,
-    ) -> SetupKey:
+    ) -> NewSetupKey:
         """A new setup key, whose `key` is shown this once."""
         body = {
             "name": name,
@@ -200,65 +109,83 @@ class AdminClient:
         }
         answer = dict(self.call("POST", "/setup-keys", body))
         answer.pop("revision", None)
-        return codec.decode(SetupKey, answer, path="setup_key")
+        return codec.decode(NewSetupKey, answer, path="setup_key")
 
-    def setup_keys(self) -> tuple[SetupKey, ...]:
+    def setup_keys(self, **filters: Any) -> tuple[SetupKey, ...]:
         """Every setup key, without the keys themselves."""
-        return self._items("/setup-keys", SetupKey)
+        return self._items("/setup-keys", SetupKey, filters)
 
-    def delete_setup_key(self, key_id: str) -> None:
+    def delete_setup_key(self, key_id: str, *, etag: str = ANY_TAG) -> None:
         """Withdraw a setup key; nodes that used it stay."""
-        self.call("DELETE", f"/setup-keys/{quote(key_id, safe='')}")
+        self.delete(_path("/setup-keys", key_id), etag=etag)
 
-    def identities(self) -> tuple[Identity, ...]:
+    def create_token(self, name: str, role: AdminRole) -> str:
+        """A new administrator's token, shown this once."""
+        return str(self.call("POST", "/tokens", {"name": name, "role": role})["token"])
+
+    def tokens(self, **filters: Any) -> tuple[AdminToken, ...]:
+        """Every administrator's token, without the tokens themselves."""
+        return self._items("/tokens", AdminToken, filters)
+
+    def delete_token(self, name: str, *, etag: str = ANY_TAG) -> None:
+        """That token is worth nothing any more; refused with 409 for the last owner's."""
+        self.delete(_path("/tokens", name), etag=etag)
+
+    def identities(self, **filters: Any) -> tuple[Identity, ...]:
         """Every identity, by name."""
-        return self._items("/identities", Identity)
+        return self._items("/identities", Identity, filters)
 
     def create_identity(self, name: str) -> Revision:
         """A new identity; its tag is allocated."""
         return _revision(self.call("POST", "/identities", {"name": name}))
 
-    def delete_identity(self, name: str) -> Revision:
+    def delete_identity(self, name: str, *, etag: str = ANY_TAG) -> Revision:
         """Refused with 409 while anything refers to it."""
-        return _revision(self.call("DELETE", f"/identities/{quote(name, safe='')}"))
+        return self.delete(_path("/identities", name), etag=etag)
 
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self, **filters: Any) -> tuple[Group, ...]:
         """Every group, by name."""
-        return self._items("/groups", Group)
+        return self._items("/groups", Group, filters)
 
-    def put_group(self, name: str, members: Iterable[str]) -> Revision:
+    def put_group(self, name: str, members: Iterable[str], *, etag: str | None) -> Revision:
         """Create or replace a group."""
         body = {"name": name, "members": list(members)}
-        return _revision(self.call("PUT", f"/groups/{quote(name, safe='')}", body))
+        return self.put(_path("/groups", name), body, etag=etag)
 
-    def delete_group(self, name: str) -> Revision:
+    def delete_group(self, name: str, *, etag: str = ANY_TAG) -> Revision:
         """Refused with 409 while a rule names it."""
-        return _revision(self.call("DELETE", f"/groups/{quote(name, safe='')}"))
+        return self.delete(_path("/groups", name), etag=etag)
 
-    def resources(self) -> tuple[Resource, ...]:
+    def resources(self, **filters: Any) -> tuple[Resource, ...]:
         """Every resource, by name."""
-        return self._items("/resources", Resource)
+        return self._items("/resources", Resource, filters)
 
     def put_resource(
-        self, name: str, *, cidr: str, gateway: str, via: Iterable[str] = ()
+        self, name: str, *, cidr: str, gateway: str, via: Iterable[str] = (), etag: str | None
     ) -> Revision:
         """Create or replace a resource."""
         body = {"name": name, "cidr": cidr, "gateway": gateway, "via": list(via)}
-        return _revision(self.call("PUT", f"/resources/{quote(name, safe='')}", body))
+        return self.put(_path("/resources", name), body, etag=etag)
 
-    def delete_resource(self, name: str) -> Revision:
+    def delete_resource(self, name: str, *, etag: str = ANY_TAG) -> Revision:
         """Refused with 409 while a rule names it."""
-        return _revision(self.call("DELETE", f"/resources/{quote(name, safe='')}"))
+        return self.delete(_path("/resources", name), etag=etag)
 
     def policy(self) -> dict[str, Any]:
-        """The policy as written: default, rules, tests."""
-        document = dict(self.get("/policy"))
-        document.pop("revision", None)
-        return document
+        """The policy as written: default, rules, tests, quotas."""
+        return self.read("/policy").value
 
-    def put_policy(self, policy: Mapping[str, Any]) -> Revision:
+    def put_policy(self, policy: Mapping[str, Any], *, etag: str) -> Revision:
         """Replace the policy; refused with 422 if a name dangles or one of its tests fails."""
-        return _revision(self.call("PUT", "/policy", policy))
+        return self.put("/policy", policy, etag=etag)
+
+    def put_rule(self, rule: Mapping[str, Any], *, etag: str | None) -> Revision:
+        """Create or replace the rule of that id."""
+        return self.put(_path("/policy/rules", str(rule["id"])), rule, etag=etag)
+
+    def delete_rule(self, rule_id: str, *, etag: str = ANY_TAG) -> Revision:
+        """Take away one rule; refused with 422 if a test of the policy needs it."""
+        return self.delete(_path("/policy/rules", rule_id), etag=etag)
 
     def logs(
         self,
@@ -266,7 +193,9 @@ class AdminClient:
         node: str | None = None,
         identity: str | None = None,
         verdict: str | None = None,
+        kind: str | None = None,
         since: str | None = None,
+        until: str | None = None,
         after: int | None = None,
         limit: int | None = None,
     ) -> LogPage:
@@ -275,12 +204,36 @@ class AdminClient:
             "node": node,
             "identity": identity,
             "verdict": verdict,
+            "kind": kind,
             "since": since,
+            "until": until,
             "after": after,
             "limit": limit,
         }
         answer = self._transport.request("GET", "/logs", query=query)
         return LogPage(items=tuple(answer["items"]), next=int(answer["next"]))
+
+    def stored(self, kind: type[T], collection: str, name: str) -> Stored[T]:
+        """One object of a collection ("/groups") and its entity tag."""
+        found = self.read(_path(collection, name))
+        return Stored(codec.decode(kind, found.value, path=name), found.etag)
+
+    def read(self, path: str) -> Stored[dict[str, Any]]:
+        """GET PATH below /api/v1, with its entity tag."""
+        answer, headers = self._transport.exchange("GET", path)
+        return Stored(dict(answer), headers.get("ETag", ""))
+
+    def put(self, path: str, body: Any, *, etag: str | None) -> Revision:
+        """Create (etag None) or replace the object at PATH."""
+        return self._write("PUT", path, body, _condition(etag))
+
+    def patch(self, path: str, changes: Mapping[str, Any], *, etag: str) -> Revision:
+        """Change some fields of the object at PATH (RFC 7396): null takes one away."""
+        return self._write("PATCH", path, changes, _condition(etag))
+
+    def delete(self, path: str, *, etag: str = ANY_TAG) -> Revision:
+        """Delete the object at PATH."""
+        return self._write("DELETE", path, None, _condition(etag))
 
     def get(self, path: str) -> Any:
         """GET PATH below /api/v1, as plain data."""
@@ -294,9 +247,39 @@ class AdminClient:
         """Close the idle connections."""
         self._transport.close()
 
-    def _items(self, path: str, kind: type[T]) -> tuple[T, ...]:
-        items = self.get(path)["items"]
-        return tuple(codec.decode(kind, item, path=path[1:]) for item in items)
+    def _write(self, method: str, path: str, body: Any, condition: Mapping[str, str]) -> Revision:
+        is_patch = method == "PATCH"
+        answer, _ = self._transport.exchange(
+            method,
+            path,
+            json.dumps(body).encode() if is_patch else body,
+            content_type=MERGE_PATCH if is_patch else None,
+            headers=condition,
+        )
+        return _revision(answer)
+
+    def _items(self, path: str, kind: type[T], filters: Mapping[str, Any]) -> tuple[T, ...]:
+        """Every page of a collection."""
+        items: list[T] = []
+        query = {key: _text(value) for key, value in filters.items()} | {"limit": _PAGE}
+        while True:
+            page = self._transport.request("GET", path, query=query)
+            items += (codec.decode(kind, item, path=path[1:]) for item in page["items"])
+            if page["next"] is None:
+                return tuple(items)
+            query["cursor"] = page["next"]
+
+
+def _path(collection: str, name: str) -> str:
+    return f"{collection}/{quote(name, safe='')}"
+
+
+def _condition(etag: str | None) -> dict[str, str]:
+    return {"If-None-Match": "*"} if etag is None else {"If-Match": etag}
+
+
+def _text(value: Any) -> str | int:
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _revision(answer: Mapping[str, Any]) -> Revision:

@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 import urllib3
 
-from ztlab.client.keys import KeyChange
 from ztlab.client.transport import SocketFactory, Transport, unreachable_if_broken
 from ztlab.errors import Refused, SchemaError, Unreachable
 from ztlab.model import codec, logbatch
 from ztlab.model.config import NodeConfig, Revision
 from ztlab.model.identity import decode_public_key
+from ztlab.model.keys import KeyChange
 from ztlab.model.proof import Purpose, Transcript, setup_key_hash
 
 HEARTBEAT_S = 15.0

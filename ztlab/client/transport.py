@@ -111,12 +111,35 @@ class Transport:
         content_type  BODY is bytes of this type; None: it is sent as JSON
         Refused with the status for an answer of 400 or above, Unreachable where none came.
         """
+        answer, _ = self.exchange(
+            method, path, body, query=query, bearer=bearer, content_type=content_type
+        )
+        return answer
+
+    def exchange(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str | int | None] | None = None,
+        bearer: str | None = None,
+        content_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[Any, Mapping[str, str]]:
+        """Likewise, with more HEADERS to send; the answer and its headers."""
         with self._mapped():
             response = self._send(
-                method, path, body, query=query, bearer=bearer, content_type=content_type
+                method,
+                path,
+                body,
+                query=query,
+                bearer=bearer,
+                content_type=content_type,
+                more=headers,
             )
             content = response.data
-        return _answer(response.status, content, f"{method} {path}")
+        return _answer(response.status, content, f"{method} {path}"), response.headers
 
     def open(
         self, path: str, *, query: Mapping[str, str | int | None], read_timeout_s: float
@@ -145,10 +168,11 @@ class Transport:
         accept: str = "application/json",
         content_type: str | None = None,
         read_s: float | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> urllib3.BaseHTTPResponse:
         given = {k: v for k, v in (query or {}).items() if v is not None}
         target = API + path + (f"?{urlencode(given)}" if given else "")
-        headers = {"Accept": accept, "User-Agent": "ztlab"}
+        headers = {"Accept": accept, "User-Agent": "ztlab", **(more or {})}
         token = self.token if bearer is None else bearer
         if token:
             headers["Authorization"] = f"Bearer {token}"

@@ -49,7 +49,6 @@ def _make_keys(admin: AdminClient, nodes: Iterable[NodePlan]) -> dict[str, str]:
     keys = {}
     for node in nodes:
         made = admin.create_setup_key(name=node.name, role=node.role, identity=node.identity)
-        assert made.key is not None
         keys[node.name] = made.key
     return keys
 

@@ -66,6 +66,11 @@ def encode(value: Any) -> Any:
     return value
 
 
+def keys(kind: type) -> dict[str, str]:
+    """The fields of a dataclass: each one's spelling outside Python to the one inside."""
+    return {f.metadata.get("key") or f.name: f.name for f in dataclasses.fields(kind)}
+
+
 def canonical(value: Any) -> bytes:
     """The one byte string for VALUE: JSON, keys sorted, no blanks, ASCII only."""
     text = json.dumps(

@@ -15,6 +15,7 @@ from ztlab.errors import ZtError
 from ztlab.lab.pace import scaled
 from ztlab.lab.plan import Listener
 from ztlab.model.codec import encode
+from ztlab.model.management import ANY_TAG
 from ztlab.scenario import probe as probe_program
 from ztlab.scenario import rawsend
 from ztlab.scenario.read import Reader
@@ -166,7 +167,7 @@ def _policy(lab: Lab, action: PolicyChange) -> ActionResult:
         "quotas": encode(action.quotas),
     }
     began_at = time.monotonic()
-    revision = admin.put_policy(body)
+    revision = admin.put_policy(body, etag=ANY_TAG)
     took_ms = (time.monotonic() - began_at) * 1000
     return _done(
         resolved=f"revision {revision.number}, taken in {took_ms:.0f} ms",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ztlab.errors import ZtError
 from ztlab.lab import pace
+from ztlab.model.management import ANY_TAG
 from ztlab.model.verdict import AuthzMode
 from ztlab.scenario import act
 from ztlab.scenario.claims import Claim, Finding, Needs, State, judge
@@ -273,4 +274,4 @@ class _Undo:
         for local in self._local.values():
             act.set_local(self._lab, local)
         if self._policy is not None:
-            self._lab.admin().put_policy(self._policy)
+            self._lab.admin().put_policy(self._policy, etag=ANY_TAG)

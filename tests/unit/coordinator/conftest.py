@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -48,14 +49,22 @@ def service(app: Flask) -> Service:
 
 @pytest.fixture
 def call(app: Flask, service: Service) -> Call:
-    """call("PUT", "/policy", {...}, status=422) as an owner: the answer's JSON."""
+    """call("PUT", "/policy", {...}, status=422) as an owner: the answer's JSON.
+
+    What is changed is what was there just before, by its entity tag.
+    """
     with service.store.writing() as session:
         token = access.create_token(session, "test", "owner", clock.now())
     client = app.test_client()
 
     def request(method: str, path: str, body: Any = None, *, status: int = 200) -> Any:
-        options: dict[str, Any] = {} if body is None else {"json": body}
         headers = {"Authorization": f"Bearer {token}"}
+        options: dict[str, Any] = {} if body is None else {"json": body}
+        if method in ("PUT", "PATCH", "DELETE"):
+            there = client.get(f"/api/v1{path}", headers=headers)
+            headers |= {"If-Match": there.headers["ETag"]} if there.status_code == 200 else {}
+        if method == "PATCH":
+            options = {"data": json.dumps(body), "content_type": "application/merge-patch+json"}
         answer = client.open(f"/api/v1{path}", method=method, headers=headers, **options)
         assert answer.status_code == status, answer.get_data(as_text=True)
         return answer.get_json()

@@ -8,7 +8,7 @@ import pytest
 from flask import Flask
 from sqlalchemy.exc import OperationalError
 
-from coordinator import network, nodes
+from coordinator import network
 from coordinator.api.context import Service
 from coordinator.settings import Settings
 from coordinator.setup import create_token
@@ -166,7 +166,7 @@ def test_a_node_is_changed_and_revoked_and_remains_visible(call: Call, service: 
 
 def test_a_body_that_contradicts_its_url_is_refused(call: Call) -> None:
     call("PUT", "/groups/one", {"name": "two", "members": []}, status=400)
-    assert call("PUT", "/groups/one", {"members": []})["name"] == "one"
+    assert call("PUT", "/groups/one", {"members": []}, status=201)["name"] == "one"
 
 
 @pytest.mark.parametrize("path", ["identities", "groups", "resources", "nodes", "setup-keys"])
@@ -220,8 +220,8 @@ def test_a_bug_is_500_tells_nothing_and_is_logged(
     def broken(_: Any) -> None:
         raise RuntimeError("a secret detail")
 
-    monkeypatch.setattr(nodes, "list_all", broken)
-    answer = call("GET", "/nodes", status=500)
+    monkeypatch.setattr(network, "summary", broken)
+    answer = call("GET", "/network", status=500)
     assert "secret" not in str(answer) and "a secret detail" in caplog.text
 
 
@@ -231,8 +231,8 @@ def test_a_store_that_fails_is_503_and_one_line_of_the_log(
     def full(_: Any) -> None:
         raise OperationalError("INSERT", {}, Exception("database or disk is full"))
 
-    monkeypatch.setattr(nodes, "list_all", full)
-    assert call("GET", "/nodes", status=503)["status"] == 503
+    monkeypatch.setattr(network, "summary", full)
+    assert call("GET", "/network", status=503)["status"] == 503
     assert [record.message for record in caplog.records] == [
         "the store failed: database or disk is full"
     ]

@@ -40,7 +40,7 @@ def test_a_node_takes_an_older_state_once_the_store_was_told_that_it_was_restore
         with closing(sqlite3.connect(database)) as live, closing(sqlite3.connect(backup)) as copy:
             live.backup(copy)
         admin = here.admin()
-        admin.put_policy({**POLICY, "default": "allow"})
+        admin.put_policy({**POLICY, "default": "allow"}, etag="*")
         admin.close()
         here.stop()
         node = LastGood(tmp_path / "config.json")
