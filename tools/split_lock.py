@@ -24,11 +24,15 @@ def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def requirements(extra: str) -> list[str]:
+    """What pyproject.toml asks for with EXTRA, as it is written there, the common ones included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *project["optional-dependencies"][extra]]
+
+
 def declared(extra: str) -> set[str]:
     """The distributions that pyproject.toml names for EXTRA, the common ones included."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    texts = [*project["dependencies"], *project["optional-dependencies"][extra]]
-    return {plain(re.split(r"[^\w.-]", text)[0]) for text in texts}
+    return {plain(re.split(r"[^\w.-]", text)[0]) for text in requirements(extra)}
 
 
 def entries(lock: str) -> dict[str, str]:

@@ -49,16 +49,16 @@ def own_module(name: str) -> Path | None:
 def brought_by(extra: str) -> set[str]:
     """Every distribution that ztlab[EXTRA] brings here: what it declares, and their needs."""
     found: set[str] = set()
-    waiting = list(split_lock.declared(extra))
+    waiting = [Requirement(text) for text in split_lock.requirements(extra)]
     while waiting:
-        name = split_lock.plain(waiting.pop())
-        if name in found:
-            continue
-        found.add(name)
-        for text in importlib.metadata.requires(name) or ():
+        wanted = waiting.pop()
+        found.add(split_lock.plain(wanted.name))
+        for text in importlib.metadata.requires(wanted.name) or ():
             need = Requirement(text)
-            if need.marker is None or need.marker.evaluate({"extra": ""}):
-                waiting.append(need.name)
+            asked = [{"extra": name} for name in ("", *wanted.extras)]
+            is_needed = need.marker is None or any(map(need.marker.evaluate, asked))
+            if is_needed and split_lock.plain(need.name) not in found:
+                waiting.append(need)
     return found
 
 

@@ -78,8 +78,8 @@ def registered_metrics() -> Iterator[str]:
 
 
 def test_every_metric_is_documented_and_every_documented_metric_exists() -> None:
-    table = CONFIGURATION.split("## Metrics of an agent")[1].split("\n## ")[0]
-    documented = set(re.findall(r"`(zt_[a-z_]+)`", table))
+    tables = [part.split("\n## ")[0] for part in CONFIGURATION.split("\n## Metrics of a")[1:]]
+    documented = set(re.findall(r"`(zt_[a-z_]+)`", "".join(tables)))
     # prometheus-client adds `_total` to a counter by itself, where the name has none.
     plain = {name.removesuffix("_total") for name in registered_metrics()}
     assert plain == {name.removesuffix("_total") for name in documented}

@@ -1,0 +1,53 @@
+"""What this process counts for Prometheus.
+
+Names and labels: docs/CONFIGURATION.md. A label never carries what a stranger wrote.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+# Its own, or the library's numbers about Python and the process would be shown as well.
+REGISTRY = CollectorRegistry()
+
+REFUSALS = Counter(
+    "zt_coordinator_refusals",
+    "Requests refused to whoever could not prove who they are, or may not.",
+    ("what", "reason"),
+    registry=REGISTRY,
+)
+REQUESTS = Histogram(
+    "zt_coordinator_request_seconds",
+    "From a request's head to its answer's; a stream's answer begins at once.",
+    ("method", "route", "status"),
+    buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+    registry=REGISTRY,
+)
+PUSH_SECONDS = Histogram(
+    "zt_coordinator_push_seconds",
+    "From the moment a stream is woken until the socket has taken what it says.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+    registry=REGISTRY,
+)
+LOG_BATCHES = Counter(
+    "zt_coordinator_log_batches",
+    "Batches of log events, by what became of them: stored, or known already.",
+    ("outcome",),
+    registry=REGISTRY,
+)
+LOG_EVENTS = Counter("zt_coordinator_log_events", "Log events stored.", registry=REGISTRY)
+LOG_PRUNED = Counter(
+    "zt_coordinator_log_events_pruned",
+    "Log events that were too old or too many.",
+    registry=REGISTRY,
+)
+DATABASE_ERRORS = Counter(
+    "zt_coordinator_database_errors",
+    "Statements and connections that failed in the store.",
+    registry=REGISTRY,
+)
+
+
+def refused(what: str, reason: str) -> None:
+    """WHAT (enrol, token, node, admin, ...) was refused for REASON (coordinator/errors.py)."""
+    REFUSALS.labels(what, reason).inc()
