@@ -298,7 +298,9 @@ class Session:
     def _recover(self, client: NodeClient) -> bool:
         try:
             token = client.renew(public_key=self._key.public_key, prove=self._key.prove)
-        except Refused:
+        except Refused as refusal:
+            if refusal.status == 429:  # not now; it says nothing about the key
+                raise
             return False
         self._remember(
             Membership(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from ipaddress import ip_network
 
 from flask import Flask
 from sqlalchemy import select
 
 from coordinator import secrets, tls
-from coordinator.api import node, problems, rotation, table
+from coordinator.api import node, problems, refusals, rotation, table
 from coordinator.api.context import EXTENSION, Service
 from coordinator.enrolment import Place
 from coordinator.hub import Hub
+from coordinator.refusals import Refusals
 from coordinator.settings import Settings
 from coordinator.store.engine import Store
 from coordinator.store.models import NetworkRow
@@ -45,10 +47,13 @@ def create_app(settings: Settings) -> Flask:
             challenge_key=secrets.challenge_key(settings.directory),
         ),
         token_ttl=timedelta(seconds=settings.token_ttl_s),
+        refusals=Refusals(settings.limits),
+        trusted_proxies=tuple(ip_network(proxy) for proxy in settings.trusted_proxies),
     )
     app.register_blueprint(node.blueprint, url_prefix="/api/v1")
     app.register_blueprint(rotation.blueprint, url_prefix="/api/v1")
     app.register_blueprint(table.blueprint(), url_prefix="/api/v1")
     pages.install(app)
     problems.install(app)
+    refusals.install(app)
     return app

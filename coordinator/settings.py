@@ -67,6 +67,36 @@ def _check_ttl(seconds: int) -> None:
         raise ValueError(f"want 10 to 86400 seconds, got {seconds}")
 
 
+def _check_proxies(proxies: tuple[str, ...]) -> None:
+    for proxy in proxies:
+        try:
+            ip_network(proxy, strict=True)
+        except ValueError as error:
+            raise ValueError(f"want addresses or IP prefixes, got {proxy!r} ({error})") from None
+
+
+def _check_limit(count: int) -> None:
+    if not 1 <= count <= 1_000_000:
+        raise ValueError(f"want 1 to 1000000, got {count}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How often strangers may try, of each process: so many at once, and so many a minute then.
+
+    failures    refusals of one address (IPv6: /64), and of one node or setup key
+    challenges  of one key, asked for from one address
+    audit_rows  that refusals may add to the audit log, of all addresses together
+    """
+
+    failures: int = field(default=60, check=_check_limit)
+    failures_per_minute: int = field(default=60, check=_check_limit)
+    challenges: int = field(default=20, check=_check_limit)
+    challenges_per_minute: int = field(default=60, check=_check_limit)
+    audit_rows: int = field(default=200, check=_check_limit)
+    audit_rows_per_hour: int = field(default=200, check=_check_limit)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """One coordinator.
@@ -79,6 +109,8 @@ class Settings:
     pools        tunnel addresses come from these prefixes; read at init
     user         who it becomes when it is started as root: a name or a number
     token_ttl_s  how long a node token is good for
+    limits       how often strangers may try
+    trusted_proxies  whose X-Forwarded-For is believed: addresses or IP prefixes
     """
 
     state_dir: str = field(check=_check_directory)
@@ -89,6 +121,8 @@ class Settings:
     database: str | None = field(default=None, check=_check_database)
     user: str | int | None = field(default=None)
     token_ttl_s: int = field(default=3600, check=_check_ttl)
+    limits: Limits = field(default_factory=Limits)
+    trusted_proxies: tuple[str, ...] = field(default=(), check=_check_proxies)
 
     @property
     def directory(self) -> Path:

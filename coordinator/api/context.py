@@ -13,6 +13,8 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMe
 
 from coordinator.enrolment import Place
 from coordinator.hub import Hub
+from coordinator.limits import Networks
+from coordinator.refusals import Refusals
 from coordinator.store.engine import Store
 from ztlab.model import codec
 from ztlab.model.config import Revision
@@ -27,6 +29,7 @@ class Service:
 
     authority_pem  its TLS authority, which /health shows
     place          what proofs of possession are bound to
+    refusals       who was refused, and who has to wait
     """
 
     store: Store
@@ -34,6 +37,8 @@ class Service:
     authority_pem: str
     place: Place
     token_ttl: timedelta
+    refusals: Refusals
+    trusted_proxies: Networks
 
 
 def service() -> Service:

@@ -7,6 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from coordinator import audit, clock, enrolment, logs, network, nodes, stream
+from coordinator.api import refusals
 from coordinator.api.context import bearer, body, raw_body, service
 from coordinator.enrolment import ChallengeRequest, EnrolRequest, NewToken, TokenRequest
 from coordinator.nodes import Ack, Caller
@@ -29,6 +30,7 @@ def health() -> dict[str, Any]:
 @blueprint.post("/node/challenge")
 def challenge() -> tuple[dict[str, Any], int]:
     here, asked = service(), body(ChallengeRequest, max_bytes=SMALL_BYTES)
+    refusals.check_challenge(asked.public_key)
     with here.store.reading() as session:
         enrolment.may_ask(session, asked, bearer(), clock.now())
     with here.store.writing() as session:

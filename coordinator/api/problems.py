@@ -35,7 +35,7 @@ _STATUS: dict[type[ZtError], tuple[int, str]] = {
 
 def install(app: Flask) -> None:
     """Let APP answer every error, its own and the framework's, with a problem document."""
-    app.register_error_handler(ZtError, _domain)
+    app.register_error_handler(ZtError, domain)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(OperationalError, _store)
     app.register_error_handler(Exception, _bug)
@@ -56,7 +56,8 @@ def problem(
     return Response(json.dumps(body), status, content_type="application/problem+json")
 
 
-def _domain(error: ZtError) -> Response:
+def domain(error: ZtError) -> Response:
+    """The answer to what the domain refused; 500 for what it should not have raised."""
     status, title = 500, "Internal error"
     for kind, answer in _STATUS.items():
         if isinstance(error, kind):

@@ -28,14 +28,20 @@ def load(tmp_path: Path, text: str) -> settings.Settings:
     return settings.load(path)
 
 
+def _keys(text: str) -> set[str]:
+    return set(re.findall(r"^(\w+) =", text, re.MULTILINE))
+
+
 def test_the_documented_file_is_what_is_read(tmp_path: Path) -> None:
     blocks = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     (text,) = [block for block in blocks if "zt-coordinator" in block]
     read = load(tmp_path, text)
     assert read.address == ("198.18.0.1", 8443)
     assert read.database_url == "sqlite:////var/lib/zt-coordinator/ztlab.db"
-    documented = set(re.findall(r"^(\w+) =", text, re.MULTILINE))
-    assert documented == set(settings.Settings.__dataclass_fields__)
+    top, _, limits = text.partition("[limits]")
+    assert _keys(top) == set(settings.Settings.__dataclass_fields__) - {"limits"}
+    assert _keys(limits) == set(settings.Limits.__dataclass_fields__)
+    assert read.limits == settings.Limits(), "the documented limits are the defaults"
 
 
 def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
