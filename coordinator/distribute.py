@@ -28,12 +28,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """One node as those who meet it are told of it: once for each key it may come with.
+    """One node as it is told of: to itself, and to whom it meets.
 
-    behind  what clients reach through it, beside its own addresses
+    behind   what clients reach through it, beside its own addresses
+    entries  one for each key it may come with
     """
 
     node: NodeState
+    own: Self
     behind: frozenset[str]
     entries: tuple[Peer, ...]
 
@@ -119,13 +121,7 @@ class View:
         return NodeConfig(
             version=1,
             network_id=self.network.network_id,
-            node=Self(
-                node_id=node.id,
-                name=node.name,
-                role=node.role,
-                identity=node.identity,
-                addresses=node.addresses,
-            ),
+            node=self._told[node.id].own,
             peers=peers,
             identities=identities,
             resources=shared.resources,
@@ -153,7 +149,8 @@ def _tell(network: NetworkState, before: View | None) -> Mapping[str, _Told]:
         if old is not None and old.node is node and old.behind == beyond:
             told[node.id] = old
         else:
-            told[node.id] = _Told(node, beyond, _entries(node, beyond))
+            own = old.own if old is not None and old.node is node else _own(node)
+            told[node.id] = _Told(node, own, beyond, _entries(node, beyond))
     return told
 
 
@@ -170,6 +167,16 @@ def _behind(network: NetworkState) -> Mapping[str, frozenset[str]]:
     if first is not None:
         found.setdefault(first, set()).update(network.pools)
     return {name: frozenset(prefixes) for name, prefixes in found.items()}
+
+
+def _own(node: NodeState) -> Self:
+    return Self(
+        node_id=node.id,
+        name=node.name,
+        role=node.role,
+        identity=node.identity,
+        addresses=node.addresses,
+    )
 
 
 def _entries(node: NodeState, behind: frozenset[str]) -> tuple[Peer, ...]:

@@ -142,7 +142,7 @@ def _broken_tests(network: NetworkState, before: NetworkState | None) -> Iterato
     """A test may be broken by whoever touches a rule or a group that it depends on."""
     policy = network.policy
     suspects = list(enumerate(policy.tests))
-    if before is not None and policy == before.policy:
+    if not suspects or (before is not None and policy == before.policy):
         return
     if before is not None and _but_for_rules(policy) == _but_for_rules(before.policy):
         changed = _rules_changed(policy, before.policy)
@@ -167,7 +167,7 @@ def _rules_changed(policy: Policy, before: Policy) -> list[Rule]:
         rule
         for these, others in ((now, then), (then, now))
         for name, rule in these.items()
-        if others.get(name) != rule
+        if others.get(name) is not rule and others.get(name) != rule
     ]
 
 

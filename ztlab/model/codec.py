@@ -22,6 +22,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from ztlab.errors import SchemaError
 
 T = TypeVar("T")
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 def field(
@@ -53,6 +54,8 @@ def decode(kind: type[T], data: Any, *, path: str = "") -> T:
 
 def encode(value: Any) -> Any:
     """A dataclass (or list, dict, enum, scalar of them) as plain data that `decode` reads back."""
+    if type(value) in _PLAIN:
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {key: encode(getattr(value, name)) for key, name in _keys(type(value))}
     if isinstance(value, enum.Enum):

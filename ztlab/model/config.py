@@ -120,7 +120,7 @@ class Resource(Element):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Self:
+class Self(Element):
     """The node this configuration is for.
 
     addresses  its tunnel addresses, /32 and /128
@@ -156,14 +156,15 @@ class NodeConfig:
         return hashlib.sha256(self.outline().encode("ascii")).hexdigest()
 
     def outline(self) -> str:
-        """The canonical form, but with the digest of each peer, identity, resource, rule, quota and
-        group in its place: what nodes have in common is hashed once for all of them."""
+        """The canonical form, but with the digests of the policy and of each peer, identity and
+        resource in their places: what nodes have in common is hashed once for all of them."""
+        policy = "null" if self.policy is None else f'"{self.policy.digest()}"'
         return (
             f'{{"identities":{outline(self.identities)},'
             f'"network_id":{json.dumps(self.network_id)},'
-            f'"node":{codec.canonical(self.node).decode("ascii")},'
+            f'"node":{self.node.canonical()},'
             f'"peers":{outline(self.peers)},'
-            f'"policy":{"null" if self.policy is None else self.policy.outline()},'
+            f'"policy":{policy},'
             f'"resources":{outline(self.resources)},'
             f'"version":{self.version}}}'
         )

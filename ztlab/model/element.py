@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from ztlab.model import codec
 
@@ -28,17 +28,23 @@ class Element:
             object.__setattr__(self, "_canonical", text)
             return text
 
+    def hashed(self) -> bytes:
+        """What its digest is of: the canonical form, unless a class says otherwise."""
+        return codec.canonical(self)
+
     def digest(self) -> str:
-        """SHA-256 of the canonical form, in hexadecimal, kept; the form itself is not."""
+        """SHA-256 of `hashed`, in hexadecimal, kept; what is hashed is not."""
         try:
             return self._digest
         except AttributeError:
-            digest = hashlib.sha256(codec.canonical(self)).hexdigest()
+            digest = hashlib.sha256(self.hashed()).hexdigest()
             object.__setattr__(self, "_digest", digest)
             return digest
 
 
-def outline(elements: Iterable[Element]) -> str:
+def outline(elements: Sequence[Element]) -> str:
     """A JSON list of the digests of ELEMENTS."""
+    if not elements:
+        return "[]"
     hashes = '","'.join([element.digest() for element in elements])
-    return f'["{hashes}"]' if hashes else "[]"
+    return f'["{hashes}"]'

@@ -140,15 +140,8 @@ class Quota(Element):
         return parse_burst(self.burst)
 
 
-class _Outlined:
-    """The base of Policy: what its outline is kept in, which is no field of it."""
-
-    __slots__ = ("_outline",)
-    _outline: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy(_Outlined):
+class Policy(Element):
     """Who may talk to whom.
 
     default  what happens to a packet between known identities that no rule matches
@@ -170,22 +163,16 @@ class Policy(_Outlined):
         if twice := sorted(name for name, count in limited.items() if count > 1):
             raise ValueError(f"want one quota for an identity, got two for: {', '.join(twice)}")
 
-    def outline(self) -> str:
-        """The canonical form, but with the digest of each rule, quota and group in its place; kept,
-        since one policy is told to many nodes."""
-        try:
-            return self._outline
-        except AttributeError:
-            groups = {name: codec.digest(members) for name, members in self.groups.items()}
-            text = (
-                f'{{"default":{codec.canonical(self.default).decode("ascii")},'
-                f'"groups":{codec.canonical(groups).decode("ascii")},'
-                f'"quotas":{outline(self.quotas)},'
-                f'"rules":{outline(self.rules)},'
-                f'"tests":{codec.canonical(self.tests).decode("ascii")}}}'
-            )
-            object.__setattr__(self, "_outline", text)
-            return text
+    def hashed(self) -> bytes:
+        """The canonical form, but with the digest of each rule, quota and group in its place."""
+        groups = {name: codec.digest(members) for name, members in self.groups.items()}
+        return (
+            f'{{"default":{codec.canonical(self.default).decode("ascii")},'
+            f'"groups":{codec.canonical(groups).decode("ascii")},'
+            f'"quotas":{outline(self.quotas)},'
+            f'"rules":{outline(self.rules)},'
+            f'"tests":{codec.canonical(self.tests).decode("ascii")}}}'
+        ).encode("ascii")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,6 +136,7 @@ def by_the_book(data: dict[str, Any]) -> str:
             outline["policy"][section] = [sha256(element) for element in policy[section]]
         groups = policy["groups"].items()
         outline["policy"]["groups"] = {name: sha256(members) for name, members in groups}
+        outline["policy"] = sha256(outline["policy"])
     return sha256(outline)
 
 
