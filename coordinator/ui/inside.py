@@ -72,6 +72,8 @@ def ask(
     headers = {"Authorization": f"Bearer {token or request.cookies.get(COOKIE, '')}"}
     if tag is not None:
         headers["If-Match"] = tag
+    if (forwarded := request.headers.get("X-Forwarded-For")) is not None:
+        headers["X-Forwarded-For"] = forwarded  # whose guess it is, behind a trusted proxy
     builder = EnvironBuilder(
         ROOT + path,
         base_url=request.host_url,
