@@ -2,7 +2,7 @@
 # A script that finds the machine unfit ends with code 3; make itself prints it and ends with 2.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint unit e2e proof test-kernel test-install bench-datapath dist test-vagrant lock clean
+.PHONY: help demo test setup lint unit ui e2e proof test-kernel test-install bench-datapath dist test-vagrant lock clean
 
 # What this machine must have; a test skipped for want of it fails. Example:
 #   make test ZT_REQUIRE=root,bpf,wireguard,lab
@@ -21,6 +21,7 @@ demo: ## set up this machine, build scenarios/3node.yaml, prove it, and leave it
 test: ## set up this machine, then run every check and every test
 	@tools/setup.sh
 	-@tools/prometheus.sh
+	-@tools/browser.sh
 	@tools/test.sh
 
 setup: ## Debian packages, headers for bcc, .venv
@@ -33,6 +34,11 @@ lint: ## format, lint, types
 unit: ## unit and contract tests
 	@tools/setup.sh
 	@tools/test.sh unit
+
+ui: ## the pages in a real browser; screenshots in build/screenshots/
+	@tools/setup.sh
+	@tools/browser.sh
+	@tools/test.sh ui
 
 e2e: ## kernel and end-to-end tests, and the scenarios
 	@tools/setup.sh

@@ -82,6 +82,11 @@ def lacks_prometheus() -> str:
     return f"no {' and no '.join(missing)}: tools/prometheus.sh gets them" if missing else ""
 
 
+def lacks_browser() -> str:
+    missing = [tool for tool in ("chromium", "chromedriver") if shutil.which(tool) is None]
+    return f"no {' and no '.join(missing)}: tools/browser.sh installs them" if missing else ""
+
+
 def lacks_guest() -> str:
     if engine := os.environ.get("ZTLAB_VM"):
         return f"this is a guest already, by {engine}"
@@ -98,6 +103,7 @@ PROBES: dict[str, Callable[[], str]] = {
     "guest": lacks_guest,
     "vagrant": lacks_vagrant,
     "prometheus": lacks_prometheus,
+    "browser": lacks_browser,
 }
 
 

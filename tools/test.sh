@@ -2,7 +2,7 @@
 # Run the stages of `make test` named on the command line, one after the other, and print what each
 # took. All of them run, whatever an earlier one said; exit code 1 if one of them failed.
 #
-#   tools/test.sh [format] [lint] [types] [unit] [proof] [system]        default: all
+#   tools/test.sh [format] [lint] [types] [unit] [ui] [proof] [system]        default: all
 #
 #   ZT_REQUIRE   what this machine must have (root,bpf,wireguard,lab): a test that is skipped for
 #                want of it fails
@@ -27,6 +27,9 @@ stage_types() { "$bin/mypy" --no-error-summary; }
 # No root, no kernel: as many workers as there are cores.
 stage_unit() { pytest_into unit -n auto --dist worksteal tests/unit tests/contract; }
 
+# A real browser against a real coordinator, one after the other.
+stage_ui() { pytest_into ui tests/ui; }
+
 # The shipped programs against the model of them. The system stage plays some under both loaders.
 stage_proof() {
     local proof=test_the_programs_do_with_every_packet_what_policy_and_truth_table_say
@@ -45,7 +48,7 @@ pytest_into() {
 
 trap 'exit 130' INT # pytest ends by itself on Ctrl-C; the next stage must not begin
 mkdir -p build
-[ $# -gt 0 ] || set -- format lint types unit proof system
+[ $# -gt 0 ] || set -- format lint types unit ui proof system
 begin=$(now_ms)
 failed=()
 summary=()

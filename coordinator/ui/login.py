@@ -24,7 +24,7 @@ def log_in() -> AnyResponse:
     # Asked as any client would ask, so it is counted and slowed down as any guess is.
     answer = ask("GET", "/network", token=token)
     if answer.status == 401 or not token:
-        return _form("This is no administrator's token.", 401)
+        return _form("This is no administrator’s token.", 401)
     if not answer.is_ok:
         return _form(answer.detail, answer.status)
     with service().store.writing() as session:

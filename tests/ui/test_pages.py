@@ -1,0 +1,158 @@
+"""What a person does at the pages, in a real browser against a real coordinator over TLS."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.ui.conftest import PHONE, complaints, log_in, shot
+from tests.ui.webdriver import ENTER, SPACE, TAB, Browser, DriverError
+from tests.unit.coordinator.process import Coordinator, Keys
+
+pytestmark = pytest.mark.browser
+SECTIONS = (
+    "",
+    "nodes",
+    "gateways",
+    "identities",
+    "groups",
+    "resources",
+    "policy",
+    "logs",
+    "setup-keys",
+    "administrators",
+)
+
+
+def test_an_owner_logs_in_with_a_token_and_a_wrong_one_is_told_so(
+    page: Browser, coordinator: Coordinator
+) -> None:
+    page.fill(token="zta_wrong")
+    page.press("Log in")
+    assert page.one("#fault").text == "This is no administrator’s token."
+    shot(page, "login-refused")
+    complaints(page)  # the console notes the 401
+    log_in(page, coordinator.owner)
+    assert page.one("h1").text == "Overview"
+    (cookie,) = [c for c in page.cookies() if c["name"] == "__Host-ztlab"]
+    assert cookie["httpOnly"] and cookie["secure"] and cookie["sameSite"] == "Strict"
+    assert page.run("return document.cookie") == ""
+    shot(page, "overview")
+
+
+def test_a_node_enrols_with_a_key_made_on_the_page(
+    inside: Browser, coordinator: Coordinator
+) -> None:
+    inside.link("Setup keys").click()
+    inside.link("New setup key").click()
+    inside.fill(name="anna", uses="1")
+    inside.choose("role", "mesh")
+    inside.press("Save")
+    key = inside.one("textarea.secret").property("value")
+    shot(inside, "setup-key")
+    keys = Keys()
+    coordinator.node().enrol(
+        setup_key=key, public_key=keys.public, name="anna", endpoint=None, prove=keys.prove
+    )
+    inside.link("Nodes").click()
+    row = inside.one("tbody tr").text
+    assert "anna" in row and "mesh" in row and "nothing acknowledged" in row
+    shot(inside, "nodes")
+    inside.link("anna").click()
+    assert inside.one("h1").text == "anna"
+    assert keys.public in inside.text
+    shot(inside, "node")
+
+
+def test_a_name_that_is_none_is_refused_beside_its_field(inside: Browser) -> None:
+    inside.link("Identities").click()
+    inside.link("New identity").click()
+    inside.fill(name="no name")
+    inside.press("Save")
+    field = inside.one("[name=name][aria-invalid=true]")
+    described = (field.attribute("aria-describedby") or "").split()
+    faults = [inside.one(f"#{each}").text for each in described]
+    assert any("want a name of 1 to 63 letters" in fault for fault in faults)
+    assert inside.focused.attribute("name") == "name"
+    shot(inside, "refused")
+    field.type("web")
+    inside.press("Save")
+    assert "web" in inside.one("table").text
+
+
+def test_a_form_is_filled_in_with_the_keyboard_alone(
+    inside: Browser, coordinator: Coordinator
+) -> None:
+    inside.open(f"{coordinator.url}/ui/groups")
+    inside.keys(TAB)
+    assert inside.focused.text == "Skip to the content"
+    inside.keys(ENTER + TAB)
+    assert inside.focused.text == "New group"
+    outline = inside.focused.css("outline-style"), inside.focused.css("outline-width")
+    assert outline == ("solid", "3px")
+    inside.keys(ENTER)
+    assert inside.one("h1").text == "New group"
+    assert inside.focused.attribute("name") == "name"
+    inside.keys("team" + TAB)
+    assert inside.focused.attribute("name") == "members"
+    inside.keys(TAB)
+    assert inside.focused.text == "Save"
+    inside.keys(SPACE)
+    inside.until(lambda: inside.url.endswith("/ui/groups"), "the list")
+    assert "team" in inside.one("table").text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_is_wider_than_a_phone(
+    inside: Browser, coordinator: Coordinator, scheme: str
+) -> None:
+    inside.size(*PHONE)
+    inside.prefer(scheme)
+    for section in SECTIONS:
+        inside.open(f"{coordinator.url}/ui/{section}")
+        wide = inside.run("return document.documentElement.scrollWidth")
+        assert wide <= PHONE[0], section
+        head = inside.run("return document.querySelector('h1').getBoundingClientRect().top")
+        assert head < PHONE[1] / 3, section  # what the page is about is seen at once
+        shot(inside, f"phone-{scheme}-{section or 'overview'}")
+
+
+def test_the_colours_follow_the_preference_and_can_be_read(
+    inside: Browser, coordinator: Coordinator
+) -> None:
+    grounds = {}
+    for scheme in ("light", "dark"):
+        inside.prefer(scheme)
+        inside.open(f"{coordinator.url}/ui/nodes")
+        body = inside.one("body")
+        ground, text = (_luminance(body.css(f)) for f in ("background-color", "color"))
+        grounds[scheme] = ground
+        # WCAG 2.2, 1.4.6: the contrast of text is at least 7
+        assert (max(ground, text) + 0.05) / (min(ground, text) + 0.05) >= 7
+    assert grounds["dark"] < 0.1 < 0.8 < grounds["light"]
+
+
+def test_an_inline_script_would_not_run_and_would_be_seen(inside: Browser) -> None:
+    """The control of every test here: what the policy forbids shows in the console."""
+    inside.run(
+        "const s = document.createElement('script'); s.textContent = 'window.ran = 1';"
+        "document.body.append(s);"
+    )
+    assert inside.run("return window.ran === undefined")
+    assert any("Content Security Policy" in said for said in complaints(inside))
+
+
+def test_a_logout_leaves_nothing_to_go_back_to(inside: Browser, coordinator: Coordinator) -> None:
+    inside.open(f"{coordinator.url}/ui/setup-keys")
+    inside.one("header form button").click()
+    inside.until(lambda: inside.url.endswith("/ui/login"), "the login")
+    inside.open(f"{coordinator.url}/ui/setup-keys")
+    assert inside.url.endswith("/ui/login")
+    with pytest.raises(DriverError, match="no such cookie"):
+        inside.ask("GET", "/cookie/__Host-ztlab")
+
+
+def _luminance(colour: str) -> float:
+    """WCAG 2.2's relative luminance of `rgb(…)` or `rgba(…)`."""
+    parts = [float(p) for p in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [c / 255 / 12.92 if c <= 10.31 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
