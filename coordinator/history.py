@@ -6,18 +6,18 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from coordinator import audit, differences
+from coordinator import audit, differences, revisions
 from coordinator.state import NetworkState
 
 
 def note(
     session: Session, before: NetworkState, after: NetworkState, by: str, now: datetime
 ) -> None:
-    """Note who (BY: an audit.Entry's actor) made AFTER of BEFORE: a row for each object.
+    """Note who (BY: an actor of the audit log) changed BEFORE to AFTER, and the way back.
 
     Called when the network's row has its new revision already.
     """
-    for found in differences.between(before, after):
-        audit.record(
-            session, by, found.action, found.kind, found.name, found.before, found.after, now
-        )
+    changes = list(differences.between(before, after))
+    for one in changes:
+        audit.record(session, by, one.action, one.kind, one.name, one.before, one.after, now)
+    revisions.keep(session, before, changes, by, now)

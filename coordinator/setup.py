@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from coordinator import access, audit, clock, network, privileges, tls
+from coordinator import access, audit, clock, network, privileges, revisions, tls
 from coordinator.secrets import CHALLENGE_KEY, fresh_challenge_key
 from coordinator.settings import Settings
 from coordinator.store import migrate
@@ -75,6 +75,7 @@ def _prepare_store(settings: Settings, owner_token_file: Path | None) -> None:
             if network.create(session, settings):
                 made = {"name": settings.network, "pools": list(settings.pools)}
                 _note(session, "init", "network", settings.network, made, now)
+                revisions.begin(session, audit.OPERATOR, now)
             if owner_token_file is not None:
                 token = access.create_token(session, OWNER_TOKEN, "owner", now, replaces=True)
                 _note(session, "create", "token", OWNER_TOKEN, {"role": "owner"}, now)
@@ -98,7 +99,9 @@ def begin_epoch(settings: Settings) -> Revision:
         migrate.upgrade(store.engine)
         with store.writing() as session:
             reached = network.begin_epoch(session)
-            _note(session, "restored", "network", settings.network, {}, clock.now())
+            now = clock.now()
+            _note(session, "restored", "network", settings.network, {}, now)
+            revisions.begin(session, audit.OPERATOR, now)
             return reached
 
 

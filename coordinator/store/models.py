@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, Text, TypeDecorator, text
+from sqlalchemy import (
+    JSON,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy import DateTime as NaiveDateTime
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -280,17 +290,24 @@ class AuditRow(Base):
 
 
 class RevisionRow(Base):
-    """What administrators had written at a revision, to be read again and rolled back to.
+    """A revision at which what administrators write (the document) became another.
 
-    document  the network's document, as JSON, compressed with zlib
+    id       rises with each; numbers do not, across epochs
+    changes  how many objects it changed
+    summary  the first of them, for people: "update rule web-to-api"
+    undo     what leads back to the document before (coordinator/revisions.py): JSON, through zlib
     """
 
     __tablename__ = "revisions"
-    epoch: Mapped[str] = mapped_column(String(32), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    __table_args__ = (UniqueConstraint("epoch", "number"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[str] = mapped_column(String(32))
+    number: Mapped[int]
     at: Mapped[datetime]
     actor: Mapped[str] = mapped_column(String(80))
-    document: Mapped[bytes]
+    changes: Mapped[int]
+    summary: Mapped[list[str]]
+    undo: Mapped[bytes]
 
 
 class LogBatchRow(Base):

@@ -6,6 +6,10 @@ Revises: 0002
 
 from __future__ import annotations
 
+import zlib
+from datetime import UTC, datetime
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -56,13 +60,18 @@ def upgrade() -> None:
         op.execute(statement)
     op.create_table(
         "revisions",
+        sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("epoch", sa.String(length=32), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("at", sa.DateTime(), nullable=False),
         sa.Column("actor", sa.String(length=80), nullable=False),
-        sa.Column("document", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("epoch", "number"),
+        sa.Column("changes", sa.Integer(), nullable=False),
+        sa.Column("summary", sa.JSON(), nullable=False),
+        sa.Column("undo", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("epoch", "number"),
     )
+    _begin_with_the_present()
     op.create_table(
         "sessions",
         sa.Column("hash", sa.LargeBinary(length=32), nullable=False),
@@ -74,6 +83,27 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("hash"),
     )
     op.create_index(op.f("ix_sessions_expires_at"), "sessions", ["expires_at"])
+
+
+def _begin_with_the_present() -> None:
+    """The oldest revision that can be read is the one the store is at now, if it has any."""
+    network = sa.table("network", sa.column("epoch"), sa.column("number"))
+    columns = ("id", "epoch", "number", "at", "actor", "changes", "summary", "undo")
+    types: dict[str, sa.types.TypeEngine[Any]] = {"at": sa.DateTime(), "summary": sa.JSON()}
+    revisions = sa.table("revisions", *(sa.column(c, types.get(c)) for c in columns))
+    at = op.get_bind().execute(sa.select(network)).one_or_none()
+    if at is not None:
+        values = {
+            "id": 1,
+            "epoch": at.epoch,
+            "number": at.number,
+            "at": datetime.now(UTC).replace(tzinfo=None),
+            "actor": "operator",
+            "changes": 0,
+            "summary": [],
+            "undo": zlib.compress(b"[]"),
+        }
+        op.execute(sa.insert(revisions).values(values))
 
 
 def downgrade() -> None:
