@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Literal
 
-from ztlab.model import codec
 from ztlab.model.codec import field
 from ztlab.model.element import Element, outline
 from ztlab.model.identity import TAG_FIRST, TAG_MAX, client_id, decode_public_key
