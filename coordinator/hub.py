@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -11,12 +12,39 @@ from sqlalchemy.orm import Session
 from coordinator.memory import Known, Memory
 
 
+class Pushes:
+    """How long what was told took, from the commit to the socket: plain numbers for metrics.
+
+    count, seconds, bytes  of all events that carry a configuration, and that a commit caused
+    within                 how many of them took no longer than each of BOUNDS_S
+    """
+
+    BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0)
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+        self.bytes = 0
+        self.within = dict.fromkeys(self.BOUNDS_S, 0)
+
+    def add(self, seconds: float, size: int) -> None:
+        """One event of SIZE bytes was handed to its socket SECONDS after the commit."""
+        self.count += 1
+        self.seconds += seconds
+        self.bytes += size
+        for bound in self.BOUNDS_S:
+            self.within[bound] += seconds <= bound
+
+
 class Subscription:
     """One open stream's ear. `is_closed` turns true when the stream must end."""
+
+    __slots__ = ("_bell", "_rung_at", "is_closed")
 
     def __init__(self) -> None:
         self.is_closed = False
         self._bell = threading.Event()
+        self._rung_at: float | None = None
 
     def wait(self, timeout_s: float) -> bool:
         """Until somebody rings, at most TIMEOUT_S seconds; did somebody ring?"""
@@ -26,7 +54,14 @@ class Subscription:
 
     def ring(self) -> None:
         """Look again."""
+        if self._rung_at is None:
+            self._rung_at = time.monotonic()
         self._bell.set()
+
+    def answer(self) -> float | None:
+        """When it was first rung (time.monotonic) since the last answer; None: it was not."""
+        rung_at, self._rung_at = self._rung_at, None
+        return rung_at
 
     def close(self) -> None:
         """End."""
@@ -38,10 +73,12 @@ class Hub:
     """The streams by node: one each, a newer one ends the older.
 
     memory  what they serve from: the network as this process knows it
+    pushes  what they told
     """
 
     def __init__(self) -> None:
         self.memory = Memory()
+        self.pushes = Pushes()
         self._lock = threading.Lock()
         self._streams: dict[str, Subscription] = {}
         self._is_closed = False
@@ -62,6 +99,10 @@ class Hub:
             with self._lock:
                 if self._streams.get(node_id) is mine:
                     del self._streams[node_id]
+
+    def __len__(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
 
     def known(self, session: Session) -> Known:
         """The network as SESSION sees it; whom another process's commits concern is woken."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from coordinator import clock, network
 from coordinator.hub import Hub, Subscription
 from coordinator.memory import Wanted
 from coordinator.nodes import Caller
 from coordinator.store.engine import Store
-from ztlab.model import codec
 
 HEARTBEAT_S = 15.0
+QUIET_S, BURST_S = 0.02, 0.1
 
 
 def events(
@@ -28,17 +26,24 @@ def events(
         network.refresh(store, hub)
         said: Wanted | None = None
         while not subscription.is_closed:
+            rung_at = subscription.answer()
             known = hub.memory.known
             wanted = None if known is None else known.wanted.get(caller.node_id)
             if known is None or wanted is None:
                 return
             if wanted.digest != digest:
                 config = known.view.config(caller.node_id)
-                yield _event("config", wanted, {"config": codec.encode(config)})
+                event = _event("config", wanted, f',"config":{config.canonical()}')
+                size = len(event)
+                yield event
+                del event  # a stream may rest for weeks
+                # Asked for more: it is in the socket's buffer, or on its way there.
+                if rung_at is not None:
+                    hub.pushes.add(time.monotonic() - rung_at, size)
             elif said is None or said.revision != wanted.revision:
                 # Also after A -> B -> A between two looks: the digest is the node's, the revision
                 # it has to acknowledge is a newer one.
-                yield _event("current", wanted, {})
+                yield _event("current", wanted)
             said, digest = wanted, wanted.digest
             yield from _until_rung(subscription, caller, heartbeat_s)
             if clock.now() >= caller.token_expires_at:
@@ -51,12 +56,20 @@ def _until_rung(subscription: Subscription, caller: Caller, heartbeat_s: float) 
     while (left_s := (caller.token_expires_at - clock.now()).total_seconds()) > 0:
         wait_s = max(0.0, next_beat - time.monotonic())
         if subscription.wait(min(wait_s, left_s)):
+            # A burst of changes is told once: what follows at once is waited for, but not for long.
+            late = time.monotonic() + BURST_S
+            while time.monotonic() < late and subscription.wait(QUIET_S):
+                pass
             return
         if time.monotonic() >= next_beat:
             next_beat += heartbeat_s
             yield b"event: heartbeat\ndata: {}\n\n"
 
 
-def _event(kind: str, wanted: Wanted, more: dict[str, Any]) -> bytes:
-    data = {"revision": codec.encode(wanted.revision), "digest": wanted.digest, **more}
-    return f"event: {kind}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+def _event(kind: str, wanted: Wanted, more: str = "") -> bytes:
+    """MORE is what follows in the data's JSON object, its comma included."""
+    at = wanted.revision
+    return (
+        f'event: {kind}\ndata: {{"revision":{{"epoch":"{at.epoch}","number":{at.number}}},'
+        f'"digest":"{wanted.digest}"{more}}}\n\n'
+    ).encode("ascii")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Literal
 
 from ztlab.model.codec import field
-from ztlab.model.element import Element, outline
+from ztlab.model.element import Element, listed, outline
 from ztlab.model.identity import TAG_FIRST, TAG_MAX, client_id, decode_public_key
 from ztlab.model.policy import Policy, check_name
 
@@ -158,12 +159,19 @@ class NodeConfig:
         """The canonical form, but with the digests of the policy and of each peer, identity and
         resource in their places: what nodes have in common is hashed once for all of them."""
         policy = "null" if self.policy is None else f'"{self.policy.digest()}"'
+        return self._form(outline, policy)
+
+    def canonical(self) -> str:
+        """The canonical form (codec.canonical), put together from those of its elements."""
+        return self._form(listed, "null" if self.policy is None else self.policy.canonical())
+
+    def _form(self, written: Callable[[Sequence[Element]], str], policy: str) -> str:
         return (
-            f'{{"identities":{outline(self.identities)},'
+            f'{{"identities":{written(self.identities)},'
             f'"network_id":{json.dumps(self.network_id)},'
             f'"node":{self.node.canonical()},'
-            f'"peers":{outline(self.peers)},'
+            f'"peers":{written(self.peers)},'
             f'"policy":{policy},'
-            f'"resources":{outline(self.resources)},'
+            f'"resources":{written(self.resources)},'
             f'"version":{self.version}}}'
         )

@@ -24,9 +24,12 @@ class Element:
         try:
             return self._canonical
         except AttributeError:
-            text = codec.canonical(self).decode("ascii")
+            text = self._written()
             object.__setattr__(self, "_canonical", text)
             return text
+
+    def _written(self) -> str:
+        return codec.canonical(self).decode("ascii")
 
     def hashed(self) -> bytes:
         """What its digest is of: the canonical form, unless a class says otherwise."""
@@ -40,6 +43,11 @@ class Element:
             digest = hashlib.sha256(self.hashed()).hexdigest()
             object.__setattr__(self, "_digest", digest)
             return digest
+
+
+def listed(elements: Sequence[Element]) -> str:
+    """A JSON list of ELEMENTS in their canonical forms."""
+    return f"[{','.join([element.canonical() for element in elements])}]"
 
 
 def outline(elements: Sequence[Element]) -> str:

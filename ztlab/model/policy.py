@@ -10,7 +10,7 @@ from typing import Literal
 
 from ztlab.model import codec
 from ztlab.model.codec import did_you_mean, field
-from ztlab.model.element import Element, outline
+from ztlab.model.element import Element, listed, outline
 from ztlab.model.flow import ICMP, ICMPV6, PROTOCOL_NUMBERS, TCP, UDP, Flow
 from ztlab.model.identity import ANY, UNKNOWN, WORLD
 from ztlab.model.quota import parse_burst, parse_rate
@@ -166,13 +166,19 @@ class Policy(Element):
     def hashed(self) -> bytes:
         """The canonical form, but with the digest of each rule, quota and group in its place."""
         groups = {name: codec.digest(members) for name, members in self.groups.items()}
+        return self._form(groups, outline(self.quotas), outline(self.rules)).encode("ascii")
+
+    def _written(self) -> str:
+        return self._form(self.groups, listed(self.quotas), listed(self.rules))
+
+    def _form(self, groups: Mapping[str, object], quotas: str, rules: str) -> str:
+        default, named, tests = (
+            codec.canonical(part).decode("ascii") for part in (self.default, groups, self.tests)
+        )
         return (
-            f'{{"default":{codec.canonical(self.default).decode("ascii")},'
-            f'"groups":{codec.canonical(groups).decode("ascii")},'
-            f'"quotas":{outline(self.quotas)},'
-            f'"rules":{outline(self.rules)},'
-            f'"tests":{codec.canonical(self.tests).decode("ascii")}}}'
-        ).encode("ascii")
+            f'{{"default":{default},"groups":{named},"quotas":{quotas},"rules":{rules},'
+            f'"tests":{tests}}}'
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

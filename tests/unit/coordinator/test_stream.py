@@ -74,6 +74,41 @@ def test_a_change_there_and_back_between_two_looks_moves_the_revision_only(
     assert second["revision"]["number"] == first["revision"]["number"] + 2
 
 
+def test_a_burst_of_changes_is_told_once_and_timed(service: Service) -> None:
+    node_id = add_node(service, 1, "mesh")
+    events = open_stream(service, caller(node_id), heartbeat_s=0.05)
+    next(events)
+    for name in ("a", "b", "c"):
+        add_identity(service, name)
+    kind, data = next(events)
+    assert kind == "config"
+    assert {"a", "b", "c"} <= {identity["name"] for identity in data["config"]["identities"]}
+    assert next(events)[0] == "heartbeat"
+    pushes = service.hub.pushes
+    assert pushes.count == 1 and stream.QUIET_S <= pushes.seconds < 10
+    assert pushes.bytes > 500 and pushes.within[10.0] == 1 and pushes.within[0.01] == 0
+
+
+def test_a_burst_that_does_not_end_is_told_all_the_same(service: Service) -> None:
+    node_id = add_node(service, 1, "mesh")
+    events = open_stream(service, caller(node_id))
+    next(events)
+    stop = threading.Event()
+
+    def ring() -> None:
+        while not stop.wait(stream.QUIET_S / 4):
+            service.hub.wake([node_id])
+
+    ringing = threading.Thread(target=ring)
+    ringing.start()
+    try:
+        add_identity(service, "news")
+        assert next(events)[0] == "config"
+    finally:
+        stop.set()
+        ringing.join()
+
+
 def test_a_newer_stream_ends_the_older_and_is_left_alone(service: Service) -> None:
     node_id = add_node(service, 1, "mesh")
     older = open_stream(service, caller(node_id))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.unit.model.strategies import policies
 from ztlab.errors import SchemaError
-from ztlab.model.codec import decode, encode
+from ztlab.model.codec import canonical, decode, encode
 from ztlab.model.config import Identity, NodeConfig, Peer, Resource, Revision, check_endpoint
 from ztlab.model.identity import TAG_MAX, client_id
 from ztlab.model.policy import Policy
@@ -147,7 +147,9 @@ def test_the_digest_is_what_the_protocol_says(policy: Policy | None, count: int)
         "peers": [{**document()["peers"][0], "node_id": f"ü{i}"} for i in range(count)],
         "policy": encode(policy),
     }
-    assert decode(NodeConfig, plain).digest() == by_the_book(plain)
+    config = decode(NodeConfig, plain)
+    assert config.digest() == by_the_book(plain)
+    assert config.canonical().encode() == canonical(config)
 
 
 @pytest.mark.parametrize("vector", json.loads((VECTORS / "digest.json").read_text()))
