@@ -101,18 +101,6 @@ def get(path: str, query: Mapping[str, str] | None = None) -> Answer:
     return answer
 
 
-def items(path: str, query: Mapping[str, str] | None = None) -> list[Any]:
-    """All objects of the collection at PATH, page by page."""
-    found: list[Any] = []
-    asked = {**(query or {}), "limit": "1000"}
-    while True:
-        page = get(path, asked).body
-        found += page["items"]
-        if page.get("next") is None:
-            return found
-        asked["cursor"] = page["next"]
-
-
 def at(collection: str, name: str) -> str:
     """The path of the object NAME in COLLECTION."""
     return f"{collection}/{quote(name, safe='')}"

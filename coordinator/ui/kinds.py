@@ -24,6 +24,7 @@ class Kind:
     path      below /api/v1
     key       the field that names an object
     columns   (field, heading) of the list
+    finds     (parameter, label) of what is looked for
     writer    the least role that changes it
     leftover  the field that a fault of the object itself is shown at
     faults    what stands before a field's name in the path of a fault
@@ -37,6 +38,7 @@ class Kind:
     about: str
     fields: tuple[Field, ...]
     columns: tuple[tuple[str, str], ...]
+    finds: tuple[tuple[str, str], ...] = (("name_contains", "Name contains"),)
     writer: AdminRole = "editor"
     key: str = "name"
     leftover: str = ""
@@ -79,6 +81,17 @@ NODES = Kind(
     removal="Revoke",
     warning="Its traffic stops network-wide at once, and the same key never comes back. "
     "It stays in the logs.",
+)
+GATEWAYS = Kind(
+    slug="gateways",
+    path="/gateways",
+    one="gateway",
+    many="Gateways",
+    about="Nodes that clients connect to, and what lies behind each.",
+    fields=(),
+    columns=(),
+    can_create=False,
+    can_edit=False,
 )
 IDENTITIES = Kind(
     slug="identities",
@@ -182,6 +195,7 @@ RULES = Kind(
         ("ports", "Ports"),
         ("action", "Action"),
     ),
+    finds=(("id_contains", "Id contains"), ("from", "From"), ("to", "To")),
     key="id",
     faults=r"(?:policy\.)?rules",
 )
@@ -206,6 +220,13 @@ SETUP_KEYS = Kind(
             hint="What the node will be; empty: an identity of its own, named like it.",
             names="identities",
         ),
+        Field(
+            name="group",
+            label="Group",
+            type="optional",
+            hint="Which an identity of its own joins; not with a shared identity.",
+            names="groups",
+        ),
         Field(name="uses", label="Uses", type="number", hint="How many nodes.", value="1"),
         Field(
             name="ttl_s",
@@ -219,6 +240,7 @@ SETUP_KEYS = Kind(
         ("name", "Node"),
         ("role", "Role"),
         ("identity", "Identity"),
+        ("group", "Group"),
         ("uses_left", "Uses left"),
         ("created_at", "Made"),
         ("expires_at", "Expires"),
@@ -227,6 +249,7 @@ SETUP_KEYS = Kind(
     key="id",
     faults="setup-keys",
     can_edit=False,
+    removal="Revoke",
 )
 TOKENS = Kind(
     slug="administrators",
@@ -235,7 +258,7 @@ TOKENS = Kind(
     many="Administrators",
     about="Who may use this page and the API. The token itself is shown once, when it is made.",
     fields=(
-        Field(name="name", label="Name", hint=_NAME_HINT),
+        Field(name="name", label="Name", hint=_NAME_HINT, is_fixed=True),
         Field(
             name="role",
             label="Role",
@@ -251,10 +274,11 @@ TOKENS = Kind(
     columns=(("name", "Name"), ("role", "Role"), ("created_at", "Made")),
     writer="owner",
     faults="tokens",
-    can_edit=False,
     warning="The token is worth nothing any more, and every browser opened with it is logged out.",
 )
-KINDS = {kind.slug: kind for kind in (NODES, IDENTITIES, GROUPS, RESOURCES, SETUP_KEYS, TOKENS)}
+KINDS = {
+    kind.slug: kind for kind in (NODES, IDENTITIES, GROUPS, RESOURCES, RULES, SETUP_KEYS, TOKENS)
+}
 
 
 def may(role: str, needed: AdminRole) -> bool:

@@ -47,12 +47,14 @@ def log_out() -> AnyResponse:
 @blueprint.get("/")
 def overview() -> Response:
     found = get("/network").body
-    waiting = [
-        node
-        for node in get("/nodes").body["items"]
-        if node["revoked_at"] is None and not node["has_converged"]
-    ]
-    return render("overview.html", title="Overview", network=found, waiting=waiting)
+    waiting = get("/nodes", {"revoked": "false", "has_converged": "false"}).body
+    return render(
+        "overview.html",
+        title="Overview",
+        network=found,
+        waiting=waiting["items"],
+        are_more=waiting["next"] is not None,
+    )
 
 
 def _form(fault: str = "", status: int = 200) -> Response:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from flask import Response
 
-from coordinator.ui.inside import at, get, items
-from coordinator.ui.kinds import NODES
+from coordinator.ui.inside import at, get
+from coordinator.ui.kinds import GATEWAYS, NODES
+from coordinator.ui.listing import listed
 from coordinator.ui.page import blueprint, render
 
 
 @blueprint.get("/nodes")
 def nodes() -> Response:
-    return render("nodes.html", title="Nodes", kind=NODES, items=items("/nodes"))
+    return render("nodes.html", title="Nodes", kind=NODES, page=listed(NODES))
 
 
 @blueprint.get("/nodes/<name>")
@@ -22,9 +23,4 @@ def node(name: str) -> Response:
 
 @blueprint.get("/gateways")
 def gateways() -> Response:
-    behind: dict[str, list[dict[str, object]]] = {}
-    for resource in items("/resources"):
-        behind.setdefault(resource["gateway"], []).append(resource)
-    found = [n for n in items("/nodes") if n["role"] == "gateway" and n["revoked_at"] is None]
-    coming = sorted(behind.keys() - {node["name"] for node in found})
-    return render("gateways.html", title="Gateways", items=found, behind=behind, coming=coming)
+    return render("gateways.html", title="Gateways", kind=GATEWAYS, page=listed(GATEWAYS))

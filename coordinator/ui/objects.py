@@ -9,8 +9,9 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from coordinator.ui import forms, guard
 from coordinator.ui.forms import Field, Placed
-from coordinator.ui.inside import Answer, Refusal, ask, at, get, items
+from coordinator.ui.inside import Answer, Refusal, ask, at, get
 from coordinator.ui.kinds import KINDS, NODES, RULES, SETUP_KEYS, TOKENS, Kind, may
+from coordinator.ui.listing import listed
 from coordinator.ui.page import blueprint, go, render
 
 _MOST_NAMES = 500  # that a field offers; who has more types
@@ -21,7 +22,7 @@ _SLUGS = "any(" + ", ".join(f"'{slug}'" for slug in KINDS) + ")"
 @blueprint.get("/<any(identities, groups, resources, 'setup-keys', administrators):slug>")
 def listing(slug: str) -> Response:
     kind = KINDS[slug]
-    return render("list.html", title=kind.many, kind=kind, items=items(kind.path))
+    return render("list.html", title=kind.many, kind=kind, page=listed(kind))
 
 
 @blueprint.get(f"/<{_SLUGS}:slug>/new")
@@ -158,9 +159,9 @@ def offered(fields: tuple[Field, ...]) -> dict[str, list[str]]:
     if "identities" in wanted:
         found["identities"] = _names("/identities")
     if "gateways" in wanted:
-        nodes = items("/nodes")
-        live = (n for n in nodes if n["role"] == "gateway" and n["revoked_at"] is None)
-        found["gateways"] = [node["name"] for node in live]
+        found["gateways"] = _names("/gateways")
+    if "groups" in wanted:
+        found["groups"] = _names("/groups")
     if "principals" in wanted:
         every = [*_names("/groups"), *_names("/identities"), *_names("/resources")]
         found["principals"] = ["*", "world", *every]
@@ -170,7 +171,7 @@ def offered(fields: tuple[Field, ...]) -> dict[str, list[str]]:
 
 
 def _names(path: str) -> list[str]:
-    return [item["name"] for item in items(path)]
+    return [item["name"] for item in get(path, {"limit": str(_MOST_NAMES)}).body["items"]]
 
 
 def _confirm(kind: Kind, name: str, found: Answer, answer: Answer | None = None) -> Response:

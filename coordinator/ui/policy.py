@@ -1,9 +1,9 @@
-"""The policy: its rules, page by page; its default, quotas and tests in one form."""
+"""The policy: its rules, page by page, and its default, tests and quotas, each in one form."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,23 @@ from werkzeug.wrappers import Response as AnyResponse
 from coordinator.ui import forms, guard
 from coordinator.ui.forms import Field
 from coordinator.ui.inside import Answer, ask, get
-from coordinator.ui.kinds import KINDS, RULES, may
+from coordinator.ui.kinds import RULES, may
+from coordinator.ui.listing import listed
 from coordinator.ui.objects import offered
 from coordinator.ui.page import blueprint, go, render
 
-RULES_SHOWN = 200
 _EMPTY_ROWS = 3  # beside those that are there; saved, there are as many again
 _ACTIONS = (("allow", "allow"), ("deny", "deny"))
 _FAULT = re.compile(r"(?:policy\.)?(tests|quotas)\[([0-9]+)\]\.?([A-Za-z_]*)")
 
+ABOUT = {
+    "default": "What happens where no rule matches",
+    "tests": "What must stay true of the policy: a change that breaks one is refused",
+    "quotas": "How much may come from one identity",
+}
+_PART = "<any(default, tests, quotas):part>"
 PARTS: Mapping[str, tuple[Field, ...]] = {
+    "default": (),
     "tests": (
         Field(name="from", label="From", names="principals"),
         Field(name="to", label="To", names="principals"),
@@ -40,7 +47,7 @@ PARTS: Mapping[str, tuple[Field, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of a part, as typed, with what is wrong with it."""
+    """One line of a part, as typed, with what is wrong with it by field."""
 
     values: Mapping[str, str]
     faults: Mapping[str, tuple[str, ...]]
@@ -48,90 +55,65 @@ class Row:
 
 @blueprint.get("/policy")
 def policy() -> Response:
-    found = get("/policy").body
-    part = request.args.get("find", "").strip()
-    rules = [rule for rule in found["rules"] if _has(rule, part)]
-    try:
-        first = max(0, int(request.args.get("first", "0")))
-    except ValueError:
-        abort(404)
-    return render(
-        "policy.html",
-        title="Policy",
-        kind=RULES,
-        can_edit=RULES.slug in KINDS and may(guard.browser().role, RULES.writer),
-        policy=found,
-        rules=rules[first : first + RULES_SHOWN],
-        count=len(rules),
-        find=part,
-        first=first,
-        following=first + RULES_SHOWN if len(rules) > first + RULES_SHOWN else None,
-    )
+    parts = {part: get(f"/policy/{part}").body[part] for part in PARTS}
+    return render("policy.html", title="Policy", kind=RULES, policy=parts, page=listed(RULES))
 
 
-@blueprint.get("/policy/edit")
-def policy_edition() -> Response:
+@blueprint.get(f"/policy/{_PART}/edit")
+def policy_edition(part: str) -> Response:
     _needs_an_editor()
-    found = get("/policy")
-    rows = {part: _shown(fields, found.body[part]) for part, fields in PARTS.items()}
-    return _form(found.body["default"], rows, tag=found.tag)
+    found = get(f"/policy/{part}")
+    return _form(part, _shown(part, found.body), tag=found.tag)
 
 
-@blueprint.post("/policy/edit")
-def policy_edit() -> AnyResponse:
+@blueprint.post(f"/policy/{_PART}/edit")
+def policy_edit(part: str) -> AnyResponse:
     _needs_an_editor()
-    form, tag = request.form, request.form.get("etag") or None
-    typed = {part: _typed_rows(fields, part, form) for part, fields in PARTS.items()}
-    wanted: dict[str, Any] = {
-        part: [forms.typed(PARTS[part], values) for values in rows] for part, rows in typed.items()
-    }
-    wanted["default"] = form.get("default", "")
-    answer = ask("PUT", "/policy", {**get("/policy").body, **wanted}, tag=tag)
+    tag = request.form.get("etag") or None
+    typed = _typed_rows(part)
+    wanted: Any = [forms.typed(PARTS[part], values) for values in typed]
+    if part == "default":
+        wanted = request.form.get("default", "")
+    answer = ask("PUT", f"/policy/{part}", {part: wanted}, tag=tag)
     if answer.is_ok:
         return go("policy")
-    rows = {
-        part: [_judged(values, part, i, answer) for i, values in enumerate(listed)]
-        for part, listed in typed.items()
-    }
+    rows = [_judged(values, part, i, answer.faults) for i, values in enumerate(typed)]
     theirs = None
     if answer.status == 412:
-        now = get("/policy")
-        tag, theirs = now.tag, {**now.body, "rules": []}
-    return _form(form.get("default", ""), rows, tag=tag, answer=answer, theirs=theirs)
+        # Somebody was faster. Both versions are shown; what is sent next answers to theirs.
+        now = get(f"/policy/{part}")
+        tag, theirs = now.tag, now.body[part]
+    return _form(part, wanted if part == "default" else rows, tag=tag, answer=answer, theirs=theirs)
 
 
 def _needs_an_editor() -> None:
-    if not may(guard.browser().role, "editor"):
-        abort(403, "This needs the role editor.")
+    if not may(guard.browser().role, RULES.writer):
+        abort(403, f"This needs the role {RULES.writer}.")
 
 
-def _has(rule: Mapping[str, Any], part: str) -> bool:
-    words = (rule["id"], rule["from"], rule["to"], rule["action"], str(rule.get("proto", "any")))
-    return not part or any(part.lower() in word.lower() for word in words)
+def _shown(part: str, found: Mapping[str, Any]) -> Any:
+    if part == "default":
+        return found[part]
+    return [Row(values=forms.shown(PARTS[part], one), faults={}) for one in found[part]]
 
 
-def _shown(fields: tuple[Field, ...], listed: Sequence[Mapping[str, Any]]) -> list[Row]:
-    return [Row(values=forms.shown(fields, found), faults={}) for found in listed]
-
-
-def _typed_rows(
-    fields: tuple[Field, ...], part: str, form: Mapping[str, str]
-) -> list[dict[str, str]]:
+def _typed_rows(part: str) -> list[dict[str, str]]:
     """The rows that something was typed into; a choice alone is nothing typed."""
-    numbers = {
-        int(m[1]) for name in form if (m := re.fullmatch(rf"{part}-([0-9]{{1,5}})-\w+", name))
-    }
+    form, fields = request.form, PARTS[part]
+    numbers = {int(m[1]) for name in form if (m := re.fullmatch(r"([0-9]{1,5})-\w+", name))}
     rows = []
     for number in sorted(numbers):
-        row = {f.name: form.get(f"{part}-{number}-{f.name}", "").strip() for f in fields}
-        if any(row[f.name] for f in fields if f.type != "choice"):
+        row = {spec.name: form.get(f"{number}-{spec.name}", "").strip() for spec in fields}
+        if any(row[spec.name] for spec in fields if spec.type != "choice"):
             rows.append(row)
     return rows
 
 
-def _judged(values: Mapping[str, str], part: str, index: int, answer: Answer) -> Row:
+def _judged(
+    values: Mapping[str, str], part: str, index: int, found: Iterable[tuple[str, str]]
+) -> Row:
     faults: dict[str, tuple[str, ...]] = {}
-    for path, message in answer.faults:
+    for path, message in found:
         match = _FAULT.match(path)
         if match and match[1] == part and int(match[2]) == index:
             faults[match[3]] = (*faults.get(match[3], ()), message)
@@ -139,30 +121,35 @@ def _judged(values: Mapping[str, str], part: str, index: int, answer: Answer) ->
 
 
 def _form(
-    default: str,
-    rows: Mapping[str, list[Row]],
+    part: str,
+    content: Any,
     *,
     tag: str | None,
     answer: Answer | None = None,
-    theirs: Mapping[str, Any] | None = None,
+    theirs: Any = None,
 ) -> Response:
-    empty = {part: Row(values=forms.blank(fields), faults={}) for part, fields in PARTS.items()}
+    fields = PARTS[part]
+    rows = []
+    if part != "default":
+        rows = [*content, *[Row(values=forms.blank(fields), faults={})] * _EMPTY_ROWS]
     whole: tuple[str, ...] = ()
     if answer is not None and theirs is None:
-        loose = [(path, text) for path, text in answer.faults if not _FAULT.match(path)]
+        loose = (f for f in answer.faults if (m := _FAULT.match(f[0])) is None or m[1] != part)
         whole = tuple(f"{path}: {text}" for path, text in loose)
         if not answer.faults:
             whole = (answer.detail,)
     return render(
         "policy_form.html",
-        title="Edit default, quotas and tests",
+        title=f"Edit {'the default' if part == 'default' else part}",
         status=200 if answer is None else answer.status,
-        default=default,
-        parts=PARTS,
-        rows={part: [*listed, *[empty[part]] * _EMPTY_ROWS] for part, listed in rows.items()},
+        part=part,
+        about=ABOUT[part],
+        fields=fields,
+        default=content if part == "default" else "",
+        rows=rows,
         whole=whole,
         is_wrong=answer is not None,
         theirs=theirs,
         etag=tag or "",
-        offered=offered(tuple(f for fields in PARTS.values() for f in fields)),
+        offered=offered(fields),
     )

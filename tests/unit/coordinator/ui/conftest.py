@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import unescape
 
 import pytest
@@ -39,10 +39,18 @@ class Person:
         data = form if method == "POST" else None
         return self.client.open(path, method=method, base_url=ORIGIN, data=data)
 
-    def send(self, path: str, *, status: int = 303, on: str | None = None, **form: str) -> str:
+    def send(
+        self,
+        path: str,
+        fields: Mapping[str, str] | None = None,
+        *,
+        status: int = 303,
+        on: str | None = None,
+        **more: str,
+    ) -> str:
         """Fill in the last form on the page ON (else PATH) and send it to PATH: where it leads to,
         or the page that answers instead."""
-        answer = self.open("POST", path, **{**self.hidden(on or path), **form})
+        answer = self.open("POST", path, **{**self.hidden(on or path), **(fields or {}), **more})
         assert answer.status_code == status, answer.text
         return answer.headers["Location"] if status == 303 else answer.text
 

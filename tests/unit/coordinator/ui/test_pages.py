@@ -12,12 +12,17 @@ from coordinator.api.context import Service
 from coordinator.store.models import NodeRow
 from coordinator.ui import guard, page
 from coordinator.ui.kinds import KINDS, Kind
+from coordinator.ui.policy import PARTS
 from tests.unit.coordinator.conftest import Call
 from tests.unit.coordinator.test_network import add_node
 from tests.unit.coordinator.ui.conftest import ORIGIN, Meet, Person
 
 LISTS = tuple(f"/ui/{slug}" for slug, _, _ in page.MENU)
-PAGES = (*LISTS, *(f"/ui/{kind.slug}/new" for kind in KINDS.values() if kind.can_create))
+PAGES = (
+    *LISTS,
+    *(f"/ui/{kind.slug}/new" for kind in KINDS.values() if kind.can_create),
+    *(f"/ui/policy/{part}/edit" for part in PARTS),
+)
 BAD = "<script>alert(1)</script>"
 
 
