@@ -17,7 +17,7 @@ from coordinator.secrets import digest, fresh
 from coordinator.store.models import AdminTokenRow, GroupRow, SetupKeyRow
 from coordinator.validation import check_free_name
 from ztlab.errors import NotFound, SchemaError
-from ztlab.model.codec import did_you_mean, field
+from ztlab.model.codec import did_you_mean, field, restricted
 from ztlab.model.config import Role
 from ztlab.model.management import AdminRole as AdminRole  # others know it from here
 from ztlab.model.policy import check_name
@@ -26,11 +26,13 @@ from ztlab.model.proof import format_setup_key
 ADMIN_ROLES: tuple[AdminRole, ...] = get_args(AdminRole)  # each may do what those before it may
 
 
+@restricted(minimum=1, maximum=100_000)
 def _check_uses(uses: int) -> None:
     if not 1 <= uses <= 100_000:
         raise ValueError(f"want 1 to 100000 uses, got {uses}")
 
 
+@restricted(minimum=1, maximum=31_536_000)
 def _check_ttl(seconds: int) -> None:
     if not 1 <= seconds <= 31_536_000:
         raise ValueError(f"want 1 second to a year (31536000), got {seconds}")

@@ -36,7 +36,7 @@ from coordinator.store.models import (
     SetupKeyRow,
 )
 from ztlab.errors import SchemaError
-from ztlab.model.codec import field
+from ztlab.model.codec import field, restricted
 from ztlab.model.config import check_endpoint
 from ztlab.model.identity import client_id, decode_public_key
 from ztlab.model.policy import check_name
@@ -47,6 +47,7 @@ LIVE_CHALLENGES = 16  # of one key and purpose; a new one takes the place of the
 _PLAIN_ENDPOINT = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]+")
 
 
+@restricted(pattern=f"^{_PLAIN_ENDPOINT.pattern}$", maxLength=262)
 def check_plain_endpoint(text: str) -> None:
     """As in configurations; and it ends up in command lines and logs, so with nothing odd."""
     if not (_PLAIN_ENDPOINT.fullmatch(text) and len(text) <= 262):
@@ -54,11 +55,13 @@ def check_plain_endpoint(text: str) -> None:
     check_endpoint(text)
 
 
+@restricted(pattern="^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$")
 def check_key(text: str) -> None:
     """ValueError unless TEXT is a WireGuard public key in canonical form."""
     decode_public_key(text)
 
 
+@restricted(pattern="^[A-Za-z0-9+/]{43}=$")
 def check_proof_text(text: str) -> None:
     """ValueError unless TEXT is 32 bytes in base64."""
     try:

@@ -20,7 +20,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from coordinator import clock
 from ztlab.errors import SchemaError
-from ztlab.model.codec import did_you_mean, field
+from ztlab.model.codec import did_you_mean, field, restricted
 
 Row = TypeVar("Row")
 Column = InstrumentedAttribute[Any]
@@ -28,6 +28,7 @@ MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 
 
+@restricted(minimum=1, maximum=MAX_LIMIT)
 def _check_limit(limit: int) -> None:
     if not 1 <= limit <= MAX_LIMIT:
         raise ValueError(f"want 1 to {MAX_LIMIT}, got {limit}")
@@ -90,6 +91,10 @@ class Listing(Generic[Row]):
         if len(rows) > query.limit:
             following = _encode(query.sort, getattr(page[-1], column.key), self._key_of(page[-1]))
         return {"items": self.describe(session, page), "next": following}
+
+    def orders(self) -> tuple[str, ...]:
+        """What `sort` may be."""
+        return tuple(f"{sign}{name}" for name in sorted(self.columns) for sign in ("", "-"))
 
     def _key_of(self, row: Row) -> Any:
         return getattr(row, self.key.key)

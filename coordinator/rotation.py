@@ -38,7 +38,7 @@ from coordinator.store.models import (
     RotationRow,
 )
 from ztlab.errors import NotFound
-from ztlab.model.codec import field
+from ztlab.model.codec import field, restricted
 from ztlab.model.identity import client_id, decode_public_key
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ NAMED = 20  # peers that an answer names, of those that are waited for
 LONGEST_WAIT_S = 3600
 
 
+@restricted(minimum=1, maximum=LONGEST_WAIT_S)
 def _check_wait(seconds: int) -> None:
     if not 1 <= seconds <= LONGEST_WAIT_S:
         raise ValueError(f"want 1 to {LONGEST_WAIT_S} seconds, got {seconds}")

@@ -7,7 +7,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from coordinator.state import NetworkState, host_prefix
-from ztlab.model.codec import did_you_mean
+from ztlab.model.codec import did_you_mean, restricted, restrictions
 from ztlab.model.identity import RESERVED_NAMES
 from ztlab.model.policy import (
     Policy,
@@ -36,6 +36,7 @@ def faults(network: NetworkState, before: NetworkState | None = None) -> list[st
     return found or [f"policy.{line}" for line in _broken_tests(network, before)]
 
 
+@restricted(**restrictions(check_name), **{"not": {"enum": sorted(RESERVED_NAMES)}})
 def check_free_name(name: str) -> None:
     """ValueError unless NAME may name an identity, a group or a resource."""
     check_name(name)

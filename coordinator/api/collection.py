@@ -82,6 +82,7 @@ class Collection:
             view=self._list,
             summary=f"The {nouns}, filtered, sorted, in pages",
             query=self.query,
+            choices={"sort": self.listing.orders()},
             shape="page",
             **common,
         )
@@ -246,7 +247,7 @@ class Collection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """One object that is always there: read, replaced, patched.
+    """One object that is always there: read, replaced, patched; possibly too large to be echoed.
 
     put  replace it, inside a transaction
     """
@@ -261,7 +262,14 @@ class Document:
         """Its lines of the API."""
         common: dict[str, Any] = {"path": self.path, "group": _group(self.path), "tagged": True}
         common["answer"] = self.body
-        written = {**common, "role": "editor", "guarded": True, "shape": "revised"}
+        written = {
+            **common,
+            "role": "editor",
+            "guarded": True,
+            "shape": "revised",
+            "answer": None,
+            "refuses": (409,),
+        }
         return (
             Route(
                 method="GET", view=self._get, summary=f"Read {self.noun}", role="viewer", **common
@@ -294,16 +302,17 @@ class Document:
         return self._change(call, lambda before: patched(self.body, before, call.body))
 
     def _change(self, call: Call, wanted: Callable[[Answer], Any]) -> Reply:
-        def work(session: Session) -> Answer:
+        tag = ""
+
+        def work(session: Session) -> None:
+            nonlocal tag
             before = self.read(session)
             call.conditions.check(tag_of(before))
             self.put(session, wanted(before))
             session.flush()
-            return self.read(session)
+            tag = tag_of(self.read(session))
 
-        answer = call.change(work)
-        shown = {key: value for key, value in answer.items() if key != "revision"}
-        return Reply(body=answer, tag=tag_of(shown))
+        return Reply(body=call.change(work), tag=tag)
 
 
 def _group(path: str) -> str:

@@ -20,6 +20,7 @@ from ztlab.model import codec
 from ztlab.model.config import Revision
 
 T = TypeVar("T")
+ROOT = "/api/v1"
 EXTENSION = "zt_coordinator"
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sqlalchemy.orm import Session
@@ -84,12 +84,16 @@ class Call:
 class Reply:
     """What a view answers; body None: nothing, with 204.
 
-    tag  the entity tag of the object, without its quotes; None: it has none
+    tag      the entity tag of the object, without its quotes; None: it has none
+    content  what is answered instead of a body, of the route's media type `stream`
+    headers  others; `Cache-Control` is no-store unless they say otherwise
     """
 
-    body: Answer | None
+    body: Answer | None = None
     status: int = 200
     tag: str | None = None
+    content: bytes | None = None
+    headers: Mapping[str, str] | None = None
 
 
 View = Callable[[Call], Reply | Answer]
@@ -106,6 +110,7 @@ class Route:
     body      dataclass of the JSON body; None: there is none
     patches   PATCH: the dataclass that the patched object must be
     repeats   path parameters that the body may repeat, and must not contradict
+    choices   what a query parameter may be, where its class does not say it
     media     media type of a body that is no JSON
     answer    dataclass of the answer; None: nothing, or with `shape` nothing else
     shape     revised: with the revision that the write made; page: items and `next`
@@ -125,6 +130,7 @@ class Route:
     body: type | None = None
     patches: type | None = None
     repeats: tuple[str, ...] = ()
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     media: str | None = None
     answer: type | None = None
     shape: Literal["plain", "revised", "page"] = "plain"
@@ -137,7 +143,7 @@ class Route:
     @property
     def operation(self) -> str:
         """A name of its own: `put_groups_name`."""
-        return "_".join([self.method.lower(), *_words(self.path)])
+        return "_".join([self.method.lower(), *_words(self.path)]).replace(".", "_")
 
     @property
     def rule(self) -> str:

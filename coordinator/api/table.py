@@ -26,6 +26,7 @@ from coordinator.api.admin import (
     tokens,
 )
 from coordinator.api.context import bearer, body, parse_json, raw_body, service
+from coordinator.api.openapi import served as openapi
 from coordinator.api.route import MERGE_PATCH, Call, Reply, Route
 from ztlab.model.management import AdminRole
 
@@ -41,7 +42,10 @@ MODULES = (
     setup_keys,
     tokens,
 )
-ROUTES: tuple[Route, ...] = tuple(route for module in MODULES for route in module.ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *(route for module in MODULES for route in module.ROUTES),
+    *openapi.routes(lambda: ROUTES),
+)
 
 
 def blueprint() -> Blueprint:
@@ -69,12 +73,14 @@ def _served(route: Route, view: Callable[[Call], Any]) -> Callable[..., Response
             body=_body(route, path),
             conditions=conditions.parse(request.headers),
         )
-        return _response(view(call))
+        return _response(route, view(call))
 
     return serve
 
 
 def _authorized(role: Any) -> str:
+    if role == "anybody":
+        return "anybody"
     needed: AdminRole = role
     with service().store.reading() as session:
         return access.authorize(session, bearer(), needed)
@@ -88,11 +94,13 @@ def _body(route: Route, path: Mapping[str, Any]) -> Any:
     return body(route.body, **{name: path[name] for name in route.repeats})
 
 
-def _response(answer: Any) -> Response:
+def _response(route: Route, answer: Any) -> Response:
     reply = answer if isinstance(answer, Reply) else Reply(body=answer)
-    headers = {"Cache-Control": "no-store"}
+    headers = {"Cache-Control": "no-store", **(reply.headers or {})}
     if reply.tag is not None:
         headers["ETag"] = f'"{reply.tag}"'
+    if reply.content is not None:
+        return Response(reply.content, reply.status, headers=headers, content_type=route.stream)
     if reply.body is None:
         return Response(status=204, headers=headers)
     text = json.dumps(reply.body, separators=(",", ":"))

@@ -25,6 +25,7 @@ from ztlab.client.transport import fetch_authority
 from ztlab.errors import Refused, Unreachable
 from ztlab.model import proof
 from ztlab.model.logbatch import OFFSETS, SIZE
+from ztlab.model.management import ANY_TAG
 
 LOW_ORDER = base64.b64encode(bytes(31) + b"\x00").decode()
 NOT_REDUCED = base64.b64encode((2**255 - 19 + 9).to_bytes(32, "little")).decode()
@@ -272,7 +273,7 @@ def test_two_nodes_converge_on_a_policy() -> None:
             "groups": {"all": ["web", "api"]},
             "policy": {"rules": [{"id": "r", "from": "web", "to": "api", "action": "allow"}]},
         }
-        admin.put_document(document)
+        admin.put_document(document, etag=ANY_TAG)
         followers = [
             Follower(here.enrol("alice", identity="web")[0]),
             Follower(here.enrol("bob", identity="api", endpoint=None)[0]),

@@ -61,9 +61,13 @@ class AdminClient:
         """Name, pools, revision, and whether every node has acknowledged what it should have."""
         return codec.decode(Network, self.get("/network"), path="network")
 
-    def put_document(self, document: Mapping[str, Any]) -> Revision:
+    def document(self) -> Stored[dict[str, Any]]:
+        """Identities, groups, resources and policy, as put_document takes them."""
+        return self.read("/network-document")
+
+    def put_document(self, document: Mapping[str, Any], *, etag: str) -> Revision:
         """Replace identities, groups, resources and policy in one transaction."""
-        return _revision(self.call("PUT", "/network-document", document))
+        return self.put("/network-document", document, etag=etag)
 
     def nodes(self, **filters: Any) -> tuple[Node, ...]:
         """Every node, revoked ones included, by name. FILTERS: role="mesh", name_prefix="db"."""

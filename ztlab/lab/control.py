@@ -10,6 +10,7 @@ from ztlab.errors import ZtError
 from ztlab.lab import files, state
 from ztlab.lab.lab import Lab
 from ztlab.lab.plan import LabPlan, NodePlan
+from ztlab.model.management import ANY_TAG
 
 
 def owner_token_path(lab: str) -> Path:
@@ -35,11 +36,11 @@ def admit(lab: Lab, admin: AdminClient, plan: LabPlan) -> None:
     keys, document, in this order. No node enrols before the policy is there.
     """
     if plan.document.get("resources"):
-        admin.put_document({"identities": plan.document.get("identities", [])})
+        admin.put_document({"identities": plan.document.get("identities", [])}, etag=ANY_TAG)
         keys = _make_keys(admin, enrolling(plan))
-        admin.put_document(plan.document)
+        admin.put_document(plan.document, etag=ANY_TAG)
     else:
-        admin.put_document(plan.document)
+        admin.put_document(plan.document, etag=ANY_TAG)
         keys = _make_keys(admin, enrolling(plan))
     for node, key in keys.items():
         files.write_setup_key(state.node_dir(lab.name, node) / "setup-key", key)

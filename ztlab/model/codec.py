@@ -23,6 +23,8 @@ from ztlab.errors import SchemaError
 
 T = TypeVar("T")
 _PLAIN = frozenset({str, int, float, bool, type(None)})
+_Check = TypeVar("_Check", bound=Callable[..., None])
+_restrictions: dict[Callable[..., None], Mapping[str, Any]] = {}
 
 
 def field(
@@ -41,6 +43,24 @@ def field(
     """
     metadata = {"check": check, "doc": doc, "key": key}
     return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
+
+
+def restricted(**schema: Any) -> Callable[[_Check], _Check]:
+    """Say in JSON Schema what a check refuses: @restricted(minimum=1, maximum=100).
+
+    It must be true, and need not be all: a check may know more than a schema can say.
+    """
+
+    def note(check: _Check) -> _Check:
+        _restrictions[check] = schema
+        return check
+
+    return note
+
+
+def restrictions(check: Callable[..., None]) -> Mapping[str, Any]:
+    """What was said of CHECK in JSON Schema; empty if nothing was."""
+    return _restrictions.get(check, {})
 
 
 def decode(kind: type[T], data: Any, *, path: str = "") -> T:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ztlab.model import codec
-from ztlab.model.codec import did_you_mean, field
+from ztlab.model.codec import did_you_mean, field, restricted
 from ztlab.model.element import Element, listed, outline
 from ztlab.model.flow import ICMP, ICMPV6, PROTOCOL_NUMBERS, TCP, UDP, Flow
 from ztlab.model.identity import ANY, UNKNOWN, WORLD
-from ztlab.model.quota import parse_burst, parse_rate
+from ztlab.model.quota import BURST_PATTERN, RATE_PATTERN, parse_burst, parse_rate
 from ztlab.model.verdict import Verdict
 
 Action = Literal["allow", "deny"]
@@ -21,6 +21,7 @@ _OTHER_PROTOCOL = 253  # RFC 3692: for experiments, so no rule names it by accid
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
 
+@restricted(pattern=f"^{_NAME.pattern}$")
 def check_name(name: str) -> None:
     """A name of an identity, group, resource, node or rule: 1 to 63 letters, digits, `-_.`."""
     if not _NAME.fullmatch(name):
@@ -44,23 +45,37 @@ def parse_ports(text: int | str) -> tuple[int, int]:
     return first, last
 
 
+_PORT = {"type": "integer", "minimum": 0, "maximum": 65535}
+_PORTS = {"type": "string", "pattern": "^[0-9]{1,5}(-[0-9]{1,5})?$"}
+
+
+@restricted(items={"anyOf": [_PORT, _PORTS]})
 def _check_ports(ports: tuple[int | str, ...]) -> None:
     for port in ports:
         parse_ports(port)
 
 
+@restricted(minimum=0, maximum=65535)
 def _check_port(port: int) -> None:
     parse_ports(port)
 
 
+@restricted(pattern=RATE_PATTERN)
 def _check_rate(text: str) -> None:
     parse_rate(text)
 
 
+@restricted(pattern=BURST_PATTERN)
 def _check_burst(text: str) -> None:
     parse_burst(text)
 
 
+@restricted(
+    anyOf=[
+        {"enum": [*PROTOCOL_NUMBERS, "any"]},
+        {"type": "integer", "minimum": 0, "maximum": 255},
+    ]
+)
 def check_protocol(proto: str | int) -> None:
     """ValueError unless PROTO is tcp, udp, icmp, any, or an IP protocol number."""
     if isinstance(proto, int):

@@ -7,6 +7,8 @@ import re
 # Bits per second, as tc(8) has them, all decimal.
 _RATES = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 _SIZES = {"B": 1, "kB": 10**3, "MB": 10**6, "KiB": 2**10, "MiB": 2**20}
+RATE_PATTERN = f"^[1-9][0-9]{{0,11}}({'|'.join(_RATES)})$"
+BURST_PATTERN = f"^[1-9][0-9]{{0,11}}({'|'.join(_SIZES)})$"
 _RATE_MIN, _RATE_MAX = 10**3, 400 * 10**9  # bits per second
 _SIZE_MIN, _SIZE_MAX = 1500, 10**9  # bytes: at least one full packet
 

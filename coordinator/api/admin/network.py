@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coordinator import catalog, clock, logs, network
-from coordinator.api.route import Answer, Call, Reply, Route
+from sqlalchemy.orm import Session
+
+from coordinator import catalog, clock, document, logs, network, state
+from coordinator.api.collection import Document
+from coordinator.api.route import Answer, Call, Route
 from coordinator.catalog import DocumentBody
 from ztlab.model import management
-from ztlab.model.codec import field
+from ztlab.model.codec import field, restricted
 
 
+@restricted(format="date-time")
 def _check_time(text: str) -> None:
     clock.parse_rfc3339(text)
 
 
+@restricted(minimum=0, maximum=2**63 - 1)
 def _check_cursor(cursor: int) -> None:
     if not 0 <= cursor < 2**63:
         raise ValueError(f"want a cursor that was answered, got {cursor}")
 
 
+@restricted(minimum=1, maximum=logs.MAX_LIMIT)
 def _check_limit(limit: int) -> None:
     if not 1 <= limit <= logs.MAX_LIMIT:
         raise ValueError(f"want a number from 1 to {logs.MAX_LIMIT}, got {limit}")
@@ -49,11 +55,17 @@ def _get_network(call: Call) -> Answer:
         return network.summary(session)
 
 
-def _put_document(call: Call) -> Reply:
-    def work(session: object) -> None:
-        catalog.put_document(session, call.body, clock.now())  # type: ignore[arg-type]
+def _put_document(session: Session, body: DocumentBody) -> None:
+    catalog.put_document(session, body, clock.now())
 
-    return Reply(body=call.change(work))
+
+DOCUMENT = Document(
+    path="/network-document",
+    noun="identities, groups, resources and policy at once",
+    body=DocumentBody,
+    read=lambda session: document.of(state.load(session)),
+    put=_put_document,
+)
 
 
 def _get_logs(call: Call) -> Answer:
@@ -82,17 +94,7 @@ ROUTES: tuple[Route, ...] = (
         role="viewer",
         answer=management.Network,
     ),
-    Route(
-        method="PUT",
-        path="/network-document",
-        view=_put_document,
-        summary="Replace identities, groups, resources and policy at once",
-        group="network",
-        role="editor",
-        body=DocumentBody,
-        shape="revised",
-        refuses=(409,),
-    ),
+    *DOCUMENT.routes(),
     Route(
         method="GET",
         path="/logs",
