@@ -22,6 +22,7 @@ test: ## set up this machine, then run every check and every test
 	@tools/setup.sh
 	-@tools/prometheus.sh
 	-@tools/browser.sh
+	-@tools/postgresql.sh
 	@tools/test.sh
 
 setup: ## Debian packages, headers for bcc, .venv
@@ -33,6 +34,7 @@ lint: ## format, lint, types
 
 unit: ## unit and contract tests
 	@tools/setup.sh
+	-@tools/postgresql.sh
 	@tools/test.sh unit
 
 ui: ## the pages in a real browser; screenshots in build/screenshots/

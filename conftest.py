@@ -87,6 +87,12 @@ def lacks_browser() -> str:
     return f"no {' and no '.join(missing)}: tools/browser.sh installs them" if missing else ""
 
 
+def lacks_postgres() -> str:
+    """The server's programs; the tests start one themselves."""
+    there = any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return "" if there else "no PostgreSQL server is installed: tools/postgresql.sh installs it"
+
+
 def lacks_guest() -> str:
     if engine := os.environ.get("ZTLAB_VM"):
         return f"this is a guest already, by {engine}"
@@ -104,6 +110,7 @@ PROBES: dict[str, Callable[[], str]] = {
     "vagrant": lacks_vagrant,
     "prometheus": lacks_prometheus,
     "browser": lacks_browser,
+    "postgres": lacks_postgres,
 }
 
 

@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from ztlab.errors import SchemaError, ZtError
 from ztlab.model import codec
@@ -14,6 +15,8 @@ from ztlab.model.codec import field
 from ztlab.model.config import check_endpoint
 from ztlab.model.policy import check_name
 
+SQLITE = "sqlite:///"
+POSTGRES = "postgresql+psycopg://"
 _DNS_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 
 
@@ -37,13 +40,26 @@ def _check_pools(pools: tuple[str, ...]) -> None:
 
 
 def _check_database(url: str) -> None:
-    if not url.startswith("sqlite:///"):
-        raise ValueError(f'want "sqlite:///PATH", got {url!r}')
-    path = Path(url.removeprefix("sqlite:///"))
+    if url.startswith(POSTGRES):
+        _check_postgres(url)
+        return
+    if not url.startswith(SQLITE):
+        raise ValueError(f'want "{SQLITE}PATH" or "{POSTGRES}USER@HOST/NAME", got {url!r}')
+    path = Path(url.removeprefix(SQLITE))
     if path.name in ("", ":memory:"):
         raise ValueError(f"want the path of a file in it, got {url!r}")
     if not path.is_absolute():
         raise ValueError(f"want an absolute path (four slashes), got {url!r}")
+
+
+def _check_postgres(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.password is not None or "password" in parse_qs(
+        parts.query
+    ):  # not repeated, wherever this message goes
+        raise ValueError("want no password in it, this file is no secret: append ?passfile=FILE")
+    if not parts.path.strip("/"):
+        raise ValueError(f"want the name of a database at the end of it, got {url!r}")
 
 
 def _check_directory(text: str) -> None:
@@ -130,7 +146,13 @@ class Settings:
 
     @property
     def database_url(self) -> str:
-        return self.database or f"sqlite:///{self.directory / 'ztlab.db'}"
+        return self.database or f"{SQLITE}{self.directory / 'ztlab.db'}"
+
+    @property
+    def database_file(self) -> Path | None:
+        """Where SQLite's database is; None: the store is a PostgreSQL server."""
+        url = self.database_url
+        return Path(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else None
 
     @property
     def address(self) -> tuple[str, int]:

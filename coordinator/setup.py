@@ -86,8 +86,8 @@ def _give(settings: Settings, user: privileges.Account) -> None:
     files = tls.TlsFiles(settings.directory)
     owned = [settings.directory, files.authority, files.server, files.server_key]
     owned.append(settings.directory / CHALLENGE_KEY)
-    database = Path(settings.database_url.removeprefix("sqlite:///"))
-    owned += [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
+    if (database := settings.database_file) is not None:
+        owned += [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
     for path in owned:
         if path.exists():
             os.chown(path, user.uid, user.gid, follow_symlinks=False)

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from flask import Flask, Response
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.exceptions import HTTPException
 
 from coordinator.errors import (
@@ -37,7 +38,9 @@ def install(app: Flask) -> None:
     """Let APP answer every error, its own and the framework's, with a problem document."""
     app.register_error_handler(ZtError, domain)
     app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(OperationalError, _store)
+    for failure in (OperationalError, InterfaceError, NoConnection):
+        app.register_error_handler(failure, _store)
+    app.register_error_handler(DataError, _not_storable)
     app.register_error_handler(Exception, _bug)
 
 
@@ -93,10 +96,19 @@ def _http(error: HTTPException) -> Response:
     return answer
 
 
-def _store(error: OperationalError) -> Response:
-    """A full disk, a lock that is held too long: nothing was written, and it may pass."""
-    log.error("the store failed: %s", error.orig)
+def _store(error: SQLAlchemyError) -> Response:
+    """A full disk, a lock that is held too long, a server that is away: nothing was written, and
+    it may pass."""
+    log.error("the store failed: %s", getattr(error, "orig", error))
     return problem(503, "Service unavailable", "the store cannot be used now; nothing was changed")
+
+
+def _not_storable(error: DataError) -> Response:
+    """PostgreSQL keeps no NUL character in a text; SQLite does, and nobody needs it."""
+    log.info("the store refused a value: %s", error.orig)
+    return problem(
+        422, _STATUS[SchemaError][1], "the store cannot hold a text with such characters"
+    )
 
 
 def _bug(error: Exception) -> Response:

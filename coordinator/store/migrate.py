@@ -8,20 +8,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
+from coordinator.store import postgres
 from ztlab.errors import ZtError
 
-HEAD = "0005"  # the newest migration; a test compares it with the scripts
+HEAD = "0006"  # the newest migration; a test compares it with the scripts
 SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def current(engine: Engine) -> str | None:
     """The migration the store is at; None for an empty store."""
     with engine.connect() as connection:
-        if not inspect(connection).has_table("alembic_version"):
-            return None
-        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        return _current(connection)
+
+
+def _current(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def check(engine: Engine) -> None:
@@ -45,6 +50,11 @@ def upgrade(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            postgres.lock_writers(connection)  # replicas may be upgraded at the same time
+            postgres.check(connection)
+            if _current(connection) == HEAD:
+                return
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")

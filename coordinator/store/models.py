@@ -7,8 +7,10 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     String,
     Text,
@@ -32,6 +34,10 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.replace(tzinfo=UTC)
+
+
+# SQLite counts in 64 bits, and up by itself only where a column's type is called INTEGER.
+_LARGE = BigInteger().with_variant(Integer(), "sqlite")
 
 
 class Base(DeclarativeBase):
@@ -126,7 +132,11 @@ class NodeRow(Base):
     __tablename__ = "nodes"
     __table_args__ = (
         Index(
-            "one_live_node_per_name", "name", unique=True, sqlite_where=text("revoked_at IS NULL")
+            "one_live_node_per_name",
+            "name",
+            unique=True,
+            sqlite_where=text("revoked_at IS NULL"),
+            postgresql_where=text("revoked_at IS NULL"),
         ),
     )
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -146,6 +156,7 @@ class NodeRow(Base):
     applied_number: Mapped[int | None]
     applied_digest: Mapped[str | None] = mapped_column(String(64))
     applied_error: Mapped[str | None] = mapped_column(Text)
+    stream_number: Mapped[int] = mapped_column(server_default="0")
     setup_key_id: Mapped[str | None] = mapped_column(String(36), index=True)
     authority: Mapped[str | None] = mapped_column(String(64))
 
@@ -324,7 +335,7 @@ class LogEventRow(Base):
     """One log record; `event` is what the node sent, the columns are what is searched by."""
 
     __tablename__ = "log_events"
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(_LARGE, primary_key=True)
     node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"))
     node: Mapped[str] = mapped_column(String(63), index=True)
     at: Mapped[datetime] = mapped_column(index=True)

@@ -17,7 +17,8 @@ from coordinator.api.context import EXTENSION, Service
 from coordinator.app import create_app
 from coordinator.settings import Settings
 from coordinator.setup import initialise
-from tests.unit.coordinator import networks
+from tests.unit.coordinator import networks, postgres
+from tests.unit.coordinator.postgres import Server
 
 Call = Callable[..., Any]
 
@@ -29,9 +30,46 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module that says ON_BOTH_STORES has each test that uses a store run on SQLite and on
+    PostgreSQL."""
+    if getattr(metafunc.module, "ON_BOTH_STORES", False) and "dialect" in metafunc.fixturenames:
+        both = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+        metafunc.parametrize("dialect", both)
+
+
 @pytest.fixture
-def settings(template: Path, tmp_path: Path) -> Settings:
-    return networks.settings(shutil.copytree(template, tmp_path / "state"))
+def dialect() -> str:
+    """Which store: sqlite unless the module says otherwise."""
+    return "sqlite"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    with postgres.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_template(
+    postgres_server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """(database, state directory) of an initialised coordinator; to be copied together."""
+    directory = tmp_path_factory.mktemp("template") / "state"
+    name = postgres_server.create()
+    initialise(networks.settings(directory, database=postgres_server.url(name)))
+    return name, directory
+
+
+@pytest.fixture
+def settings(dialect: str, tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    if dialect == "sqlite":
+        template: Path = request.getfixturevalue("template")
+        return networks.settings(shutil.copytree(template, tmp_path / "state"))
+    server: Server = request.getfixturevalue("postgres_server")
+    database, directory = request.getfixturevalue("postgres_template")
+    url = server.url(server.create(database))
+    return networks.settings(shutil.copytree(directory, tmp_path / "state"), database=url)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from coordinator.store.models import AddressRow, NodeRow
 from tests.unit.coordinator.networks import key
 from ztlab.model.identity import TAG_FIRST, TAG_MAX, client_id
 
+ON_BOTH_STORES = True
+
 NOW = clock.now()
 
 

@@ -16,6 +16,8 @@ from tests.unit.coordinator.conftest import Call
 from tests.unit.coordinator.test_network import add_node
 from ztlab.errors import SchemaError
 
+ON_BOTH_STORES = True
+
 POLICY: dict[str, Any] = {
     "default": "deny",
     "rules": [{"id": "r", "from": "web", "to": "api", "action": "allow", "proto": "tcp"}],

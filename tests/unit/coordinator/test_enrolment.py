@@ -24,6 +24,8 @@ from tests.unit.coordinator.process import Keys
 from ztlab.errors import SchemaError
 from ztlab.model import proof
 
+ON_BOTH_STORES = True
+
 NOW = clock.now()
 TTL = timedelta(hours=1)
 

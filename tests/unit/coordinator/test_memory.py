@@ -36,6 +36,8 @@ from ztlab.errors import ZtError
 from ztlab.model.identity import client_id
 from ztlab.model.policy import PolicyTest, Quota, Rule
 
+ON_BOTH_STORES = True
+
 NOW = clock.now()
 Work = Callable[[Session], object]
 

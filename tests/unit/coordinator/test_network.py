@@ -20,6 +20,8 @@ from ztlab.errors import SchemaError
 from ztlab.model.config import Revision, Role
 from ztlab.model.identity import client_id
 
+ON_BOTH_STORES = True
+
 NOW = clock.now()
 
 

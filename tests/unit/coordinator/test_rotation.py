@@ -14,6 +14,8 @@ from coordinator.store.models import NetworkRow, NodeRow, RotationRow
 from tests.unit.coordinator.networks import key
 from tests.unit.coordinator.test_network import add_identity, add_node
 
+ON_BOTH_STORES = True
+
 NOW = clock.now()
 
 

@@ -20,6 +20,8 @@ from ztlab.errors import NotFound, SchemaError
 from ztlab.model import codec
 from ztlab.model.policy import Action, Rule
 
+ON_BOTH_STORES = True
+
 
 def rule(rule_id: str, action: Action = "allow", source: str = "a") -> Rule:
     return Rule(id=rule_id, source=source, destination="*", action=action, proto="tcp", ports=(80,))

@@ -13,6 +13,7 @@ from tests.unit.coordinator import networks
 from ztlab.errors import SchemaError, ZtError
 
 DOCUMENT = Path(__file__).parents[3] / "docs/CONFIGURATION.md"
+PG = settings.POSTGRES
 GOOD = """
 state_dir = "/var/lib/zt-coordinator"
 listen = "[::1]:8443"
@@ -63,6 +64,9 @@ def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
         ('network = "n"', 'network = "n"\ndatabase = "mysql://x"', "sqlite:///PATH"),
         ('network = "n"', 'network = "n"\ndatabase = "sqlite:///"', "path of a file"),
         ('network = "n"', 'network = "n"\ndatabase = "sqlite:///:memory:"', "path of a file"),
+        ('network = "n"', f'network = "n"\ndatabase = "{PG}zt:pw@h/n"', "want no password in it"),
+        ('network = "n"', f'network = "n"\ndatabase = "{PG}h/n?password=pw"', "no password"),
+        ('network = "n"', f'network = "n"\ndatabase = "{PG}zt@h"', "name of a database"),
         ("names = [", 'names = ["bürg", ', "DNS names, got 'bürg'"),
         ('network = "n"', 'network = "n"\nauthz_mode = "observe"', "authz_mode: unknown key"),
         ('network = "n"', 'network = "n"\ntoken_ttl_s = 1', "10 to 86400"),
@@ -73,6 +77,15 @@ def test_a_fault_is_named_with_file_and_key(tmp_path: Path, old: str, new: str, 
     with pytest.raises(SchemaError) as caught:
         load(tmp_path, GOOD.replace(old, new))
     assert said in str(caught.value) and "coordinator.toml" in str(caught.value)
+
+
+def test_a_password_is_not_repeated_and_a_server_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError) as caught:
+        load(tmp_path, GOOD + f'database = "{PG}zt:hunter2@h/n"\n')
+    assert "hunter2" not in str(caught.value)
+    url = f"{PG}zt@h/n?passfile=/etc/zt-coordinator/pgpass"
+    read = load(tmp_path, GOOD + f'database = "{url}"\n')
+    assert (read.database_url, read.database_file) == (url, None)
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Migrations lead to the models; SQLite is run as it must be; a stale store is refused."""
+"""Migrations lead to the models; a stale store is refused; both stores keep the same promises."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,20 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import insert, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from coordinator import clock
 from coordinator.api.context import Service
+from coordinator.settings import Settings
 from coordinator.store import migrate
 from coordinator.store.engine import Store, opened
 from coordinator.store.models import AdminTokenRow, Base
+from tests.unit.coordinator.postgres import Server
 from ztlab.errors import ZtError
+
+ON_BOTH_STORES = True
+NOW = clock.now()
 
 
 @pytest.fixture
@@ -60,7 +66,11 @@ def test_an_empty_store_is_refused_with_a_hint(empty: Store) -> None:
     empty.close()
 
 
-def test_sqlite_writes_ahead_syncs_fully_and_holds_foreign_keys(service: Service) -> None:
+def test_a_commit_is_on_the_disk_and_foreign_keys_hold(service: Service, dialect: str) -> None:
+    if dialect == "postgresql":
+        with service.store.writing() as session:
+            assert session.scalar(text("SHOW synchronous_commit")) == "on"
+        return
     with service.store.reading() as session:
         found = [session.scalar(text(f"PRAGMA {p}")) for p in ("journal_mode", "synchronous")]
         assert found == ["wal", 2]
@@ -118,9 +128,68 @@ def test_a_store_of_a_newer_program_is_left_alone(service: Service) -> None:
     assert migrate.current(service.store.engine) == "9999"
 
 
+def test_texts_are_in_the_order_of_their_bytes(service: Service) -> None:
+    names = ["B", "a-b", "a", "aa", "é", "z"]
+    with service.store.writing() as session:
+        for number, name in enumerate(names):
+            row = {"name": name, "hash": bytes([number]), "role": "viewer", "created_at": NOW}
+            session.execute(insert(AdminTokenRow).values(row))
+        found = session.scalars(select(AdminTokenRow.name).order_by(AdminTokenRow.name))
+        assert [name for name in found if name in names] == sorted(names)
+
+
+@pytest.mark.postgres
+def test_a_database_that_sorts_by_a_language_is_refused(postgres_server: Server) -> None:
+    options = ("LOCALE_PROVIDER icu", "ICU_LOCALE 'en-US'", "LOCALE 'C'", "ENCODING 'UTF8'")
+    name = postgres_server.create("template0", *options)
+    with opened(postgres_server.url(name)) as store:
+        with pytest.raises(ZtError, match="sorts by a language") as caught:
+            migrate.upgrade(store.engine)
+        assert "--locale=C" in caught.value.hint
+        assert migrate.current(store.engine) is None
+
+
+@pytest.mark.postgres
+def test_two_replicas_that_are_initialised_at_once_make_one_store(
+    postgres_server: Server, at_once: Callable[..., None]
+) -> None:
+    url = postgres_server.url(postgres_server.create())
+
+    def upgrade(_: int) -> None:
+        with opened(url) as store:
+            migrate.upgrade(store.engine)
+            migrate.check(store.engine)
+
+    at_once(upgrade, 4)
+
+
+def test_writers_wait_for_each_other_and_readers_for_nobody(
+    service: Service, settings: Settings
+) -> None:
+    other = Store(settings.database_url)
+    order: list[str] = []
+
+    def write() -> None:
+        with other.writing() as session:
+            assert session.scalar(text("SELECT number FROM network")) == 7
+            order.append("second")
+
+    with service.store.writing() as session:
+        session.execute(text("UPDATE network SET number = 7"))
+        second = threading.Thread(target=write)
+        second.start()
+        with other.reading() as reader:
+            assert reader.scalar(text("SELECT number FROM network")) != 7
+        second.join(0.2)
+        order.append("first")
+    second.join()
+    other.close()
+    assert order == ["first", "second"]
+
+
 def test_a_failed_statement_is_told_without_what_it_carried(service: Service) -> None:
     with pytest.raises(IntegrityError) as caught, service.store.writing() as session:
         for _ in range(2):
-            values = {"name": "a secret", "hash": b"x", "role": "viewer", "created_at": clock.now()}
+            values = {"name": "a secret", "hash": b"x", "role": "viewer", "created_at": NOW}
             session.execute(insert(AdminTokenRow).values(values))
     assert "a secret" not in str(caught.value)

@@ -13,6 +13,8 @@ from coordinator.api.context import Service
 from coordinator.nodes import Caller
 from tests.unit.coordinator.test_network import add_identity, add_node
 
+ON_BOTH_STORES = True
+
 DIGEST = "0" * 64
 
 

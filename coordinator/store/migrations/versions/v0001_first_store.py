@@ -84,6 +84,7 @@ def upgrade() -> None:
         ["name"],
         unique=True,
         sqlite_where=sa.text("revoked_at IS NULL"),
+        postgresql_where=sa.text("revoked_at IS NULL"),
     )
     op.create_table(
         "setup_keys",
