@@ -2,7 +2,7 @@
 # A script that finds the machine unfit ends with code 3; make itself prints it and ends with 2.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint unit ui e2e proof test-kernel test-install bench-datapath dist test-vagrant lock clean
+.PHONY: help demo test setup lint unit ui e2e proof test-kernel test-install bench-datapath bench-control dist test-vagrant lock clean
 
 # What this machine must have; a test skipped for want of it fails. Example:
 #   make test ZT_REQUIRE=root,bpf,wireguard,lab
@@ -63,6 +63,10 @@ test-install: ## install on a whole Debian (UML) as documented, with restart, up
 bench-datapath: ## what verdicts, policy changes, TCP, logs and the start cost, beside nftables
 	@tools/setup.sh ethtool
 	@.venv/bin/python -m tests.bench
+
+bench-control: ## what the control plane costs: CRUD, and thousands of simulated agents over TLS
+	@tools/setup.sh
+	@.venv/bin/python -m tests.bench.control
 
 dist: ## a release in dist/: the wheel, and each program's lock
 	@tools/setup.sh

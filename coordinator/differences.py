@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from operator import is_
+from typing import Any, Literal, TypeVar
 
 from coordinator.state import NetworkState
 from ztlab.model import codec
+from ztlab.model.policy import Rule
 
+T = TypeVar("T")
 Kind = Literal["node", "identity", "group", "resource", "rule", "policy"]
 
 
@@ -53,7 +56,8 @@ def between(before: NetworkState, after: NetworkState) -> Iterator[Difference]:
 def _pairs(before: NetworkState, after: NetworkState) -> Iterator[tuple[Kind, str, Any, Any]]:
     """(kind, name, old, new) of objects that may differ."""
     if before.nodes is not after.nodes:
-        for _, old, new in _unlike(*({n.id: n for n in state.nodes} for state in (before, after))):
+        nodes = _middles(before.nodes, after.nodes)
+        for _, old, new in _unlike(*({n.id: n for n in part} for part in nodes)):
             yield "node", (new or old).name, old, new
     if before.identities is not after.identities:
         for name, old, new in _unlike(before.identities, after.identities):
@@ -66,9 +70,19 @@ def _pairs(before: NetworkState, after: NetworkState) -> Iterator[tuple[Kind, st
         for name, old, new in _unlike(*named):
             yield "resource", name, old, new
     if before.policy.rules is not after.policy.rules:
-        rules = ({r.id: r for r in state.policy.rules} for state in (before, after))
-        for name, old, new in _unlike(*rules):
+        rules = _middles(before.policy.rules, after.policy.rules)
+        for name, old, new in _unlike(*({r.id: r for r in part} for part in rules)):
             yield "rule", name, old, new
+
+
+def _middles(olds: Sequence[T], news: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
+    """Both without the very objects that both begin with, and without those that both end with."""
+    most = min(len(olds), len(news))
+    head = next((i for i, same in enumerate(map(is_, olds, news)) if not same), most)
+    pairs = map(is_, reversed(olds), reversed(news))
+    tail = next((i for i, same in enumerate(pairs) if not same), most)
+    tail = min(tail, most - head)
+    return olds[head : len(olds) - tail], news[head : len(news) - tail]
 
 
 def _unlike(olds: Mapping[str, Any], news: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -110,10 +124,13 @@ def _policy(before: NetworkState, after: NetworkState) -> Iterator[Difference]:
 
 def _orders(before: NetworkState, after: NetworkState) -> tuple[list[str], list[str]]:
     """The rules that both have, in the order of each."""
-    if before.policy.rules is after.policy.rules:
-        return [], []
-    ids = [{rule.id: None for rule in state.policy.rules} for state in (before, after)]
-    return (
-        [rule for rule in ids[0] if rule in ids[1]],
-        [rule for rule in ids[1] if rule in ids[0]],
-    )
+    rules = before.policy.rules, after.policy.rules
+    # Of what both begin and end with the order is the same: of ten thousand rules of nearly all.
+    orders = _common(*_middles(*rules))
+    return orders if orders[0] == orders[1] else _common(*rules)
+
+
+def _common(olds: Sequence[Rule], news: Sequence[Rule]) -> tuple[list[str], list[str]]:
+    """The ids that both have, in the order of each."""
+    then, now = ({rule.id: None for rule in rules} for rules in (olds, news))
+    return [rule for rule in then if rule in now], [rule for rule in now if rule in then]

@@ -22,6 +22,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from ztlab.errors import SchemaError
 
 T = TypeVar("T")
+_MANY = 200
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _Check = TypeVar("_Check", bound=Callable[..., None])
 _restrictions: dict[Callable[..., None], Mapping[str, Any]] = {}
@@ -114,7 +115,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _closest(word: str, known: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
+    names = sorted(known)
+    if len(names) > _MANY:  # to compare with ten thousand takes longer than what was asked for
+        names = [name for name in names if name[:1] == word[:1] and abs(len(name) - len(word)) < 4]
+    return next(iter(difflib.get_close_matches(word, names[:_MANY], n=1, cutoff=0.6)), None)
 
 
 def _decode(kind: Any, data: Any, path: str, faults: list[str]) -> Any:

@@ -51,7 +51,25 @@ def listed(elements: Sequence[Element]) -> str:
 
 
 def outline(elements: Sequence[Element]) -> str:
-    """A JSON list of the digests of ELEMENTS."""
+    """A JSON list of the digests of ELEMENTS. Of a long one that many configurations share, as one
+    object, it is made once: the latest are kept."""
+    if len(elements) < _LONG:
+        return _outline(elements)
+    kept = _outlines.pop(id(elements), None)
+    if kept is None or kept[0] is not elements:
+        kept = elements, _outline(elements)
+    _outlines[id(elements)] = kept  # the newest is the last
+    while len(_outlines) > _MOST_OUTLINES:
+        _outlines.pop(next(iter(_outlines)), None)
+    return kept[1]
+
+
+_LONG = 64
+_MOST_OUTLINES = 4
+_outlines: dict[int, tuple[Sequence[Element], str]] = {}
+
+
+def _outline(elements: Sequence[Element]) -> str:
     if not elements:
         return "[]"
     hashes = '","'.join([element.digest() for element in elements])

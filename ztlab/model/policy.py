@@ -171,8 +171,9 @@ class Policy(Element):
     quotas: tuple[Quota, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        uses = Counter(rule.id for rule in self.rules)
-        if twice := sorted(name for name, count in uses.items() if count > 1):
+        if len({rule.id for rule in self.rules}) < len(self.rules):
+            uses = Counter(rule.id for rule in self.rules)
+            twice = sorted(name for name, count in uses.items() if count > 1)
             raise ValueError(f"want a different id for each rule, got twice: {', '.join(twice)}")
         limited = Counter(quota.identity for quota in self.quotas)
         if twice := sorted(name for name, count in limited.items() if count > 1):

@@ -53,7 +53,6 @@ def seed(store: Store, roles: dict[Role, int], rule_count: int) -> list[SeededNo
         for i in range(count)
     ]
     with store.writing() as session:
-        network.lock(session).pools = list(POOLS)
         _insert(session, nodes)
         rules.put_rules(session, policy([node.name for node in nodes], rule_count).rules)
     network.reconcile(store)

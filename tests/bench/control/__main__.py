@@ -1,0 +1,34 @@
+"""`make bench-control`: what the control plane costs, over real sockets.
+
+    .venv/bin/python -m tests.bench.control [PART...]
+
+Exit code 0 where all parts were measured, whether or not they meet their bars.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from tests.bench import report
+
+PARTS = ("crud",)
+
+
+def main() -> int:
+    """Measure the parts named on the command line, or all."""
+    figures: list[report.Figure] = []
+    for name in sys.argv[1:] or PARTS:
+        print(f"\n== {name}", flush=True)
+        found = import_module(f"tests.bench.control.{name}").measure()
+        print(report.table(name, found), flush=True)
+        figures += found
+    print()
+    report.publish("control", figures)
+    for line in report.missed(figures):
+        print(f"*** BAR MISSED *** {line}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
