@@ -24,6 +24,7 @@ _RESOLVER = yaml.resolver.Resolver()
 _TEXT = "tag:yaml.org,2002:str"
 _UNSAID: Mapping[str, Any] = {"proto": "any", "ports": [], "via": [], "port": None}
 _LISTS = ("rules", "quotas", "tests")
+PARTS = ("default", *_LISTS)  # of the policy
 
 
 def of(network: NetworkState) -> Document:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from sqlalchemy.orm import Session
 
 from coordinator.api.conditions import tag_of
-from coordinator.api.route import Answer, Call, Reply, Route
+from coordinator.api.route import Answer, Call, DryRunQuery, Reply, Route
 from coordinator.errors import Conflict
 from coordinator.listing import Listing, PageQuery
 from ztlab.errors import NotFound
@@ -103,6 +103,7 @@ class Collection:
             "shape": "revised",
             "refuses": (409,),
             "tagged": True,
+            "query": DryRunQuery if self.is_network else None,
         }
         if self.body is not None and (self.create or self.is_created_by_post):
             yield Route(
@@ -111,7 +112,7 @@ class Collection:
                 view=self.create or self._post,
                 summary=f"Create {self._noun}",
                 body=self.body,
-                statuses=(201,),
+                statuses=(201, 200) if self.is_network else (201,),
                 **{**common, "answer": self.created or self.answer},
             )
         common |= {"path": self._one, "guarded": True}
@@ -241,7 +242,7 @@ class Collection:
         return after
 
     def _reply(self, answer: Answer, status: int) -> Reply:
-        shown = {key: value for key, value in answer.items() if key != "revision"}
+        shown = {k: v for k, v in answer.items() if k not in ("revision", "preview")}
         return Reply(body=answer, status=status, tag=self.tag(shown))
 
 
@@ -269,6 +270,7 @@ class Document:
             "shape": "revised",
             "answer": None,
             "refuses": (409,),
+            "query": DryRunQuery,
         }
         return (
             Route(

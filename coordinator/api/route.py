@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
-from coordinator import audit, clock, network
+from coordinator import audit, clock, network, preview
 from coordinator.api.conditions import Conditions
 from coordinator.api.context import Service, revised
+from ztlab.model import codec
 from ztlab.model.management import AdminRole
 
 Answer = dict[str, Any]
@@ -30,6 +31,13 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Caller = AdminRole | Literal["node", "setup key", "proof", "anybody"]
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"  # RFC 7396
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRunQuery:
+    """dry_run: answer what would change, and for whom, in `preview`; and change nothing."""
+
+    dry_run: bool = codec.field(default=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +58,10 @@ class Call:
     body: Any
     conditions: Conditions
 
+    @property
+    def is_dry_run(self) -> bool:
+        return isinstance(self.query, DryRunQuery) and self.query.dry_run
+
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session over one consistent snapshot."""
@@ -57,8 +69,14 @@ class Call:
             yield session
 
     def change(self, work: Callable[[Session], Answer | None]) -> Answer:
-        """Do WORK in the one transaction that changes the network; its answer and the revision."""
+        """Do WORK in the one transaction that changes the network; its answer and the revision.
+
+        In a dry run that is taken back, and `preview` says what it would have done.
+        """
         here, by = self.service, audit.token(self.actor)
+        if self.is_dry_run:
+            answer, revision, found = preview.rehearse(here.store, here.hub, work, by)
+            return {**revised(revision, answer), "preview": codec.encode(found)}
         answer, revision = network.change(here.store, here.hub, work, by)
         return revised(revision, answer)
 
@@ -75,7 +93,7 @@ class Call:
         self, session: Session, kind: str, name: str, before: Answer | None, after: Answer | None
     ) -> None:
         """Tell the audit log of an object that is no part of the network; None: it is not there."""
-        action = "create" if before is None else "delete" if after is None else "change"
+        action = "create" if before is None else "delete" if after is None else "update"
         by = audit.token(self.actor)
         audit.record(session, by, action, kind, name, before, after, clock.now())
 

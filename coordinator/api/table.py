@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -15,8 +16,10 @@ from flask import Blueprint, Response, request
 from coordinator import access
 from coordinator.api import conditions, node_routes, query
 from coordinator.api.admin import (
+    explain,
     gateways,
     groups,
+    history,
     identities,
     network,
     nodes,
@@ -41,6 +44,8 @@ MODULES = (
     policy,
     setup_keys,
     tokens,
+    explain,
+    history,
 )
 ROUTES: tuple[Route, ...] = (
     *(route for module in MODULES for route in module.ROUTES),
@@ -73,7 +78,10 @@ def _served(route: Route, view: Callable[[Call], Any]) -> Callable[..., Response
             body=_body(route, path),
             conditions=conditions.parse(request.headers),
         )
-        return _response(route, view(call))
+        answer = view(call)
+        if call.is_dry_run and isinstance(answer, Reply):
+            answer = replace(answer, status=200)  # nothing was created
+        return _response(route, answer)
 
     return serve
 

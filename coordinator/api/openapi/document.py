@@ -12,9 +12,10 @@ from typing import Any, Literal
 from coordinator.api.context import ROOT
 from coordinator.api.openapi.schema import Schema, Schemas, field_notes
 from coordinator.api.query import scalar
-from coordinator.api.route import JSON, MERGE_PATCH, Caller, Route
+from coordinator.api.route import JSON, MERGE_PATCH, Caller, DryRunQuery, Route
 from ztlab.model.codec import field
 from ztlab.model.config import Revision
+from ztlab.model.preview import Preview
 
 PROBLEM = "application/problem+json"
 # What a route refuses follows from what it is: these are the reasons, in words.
@@ -212,6 +213,7 @@ def _success(route: Route, status: int, schemas: Schemas) -> dict[str, Any]:
 
 
 def _answer(route: Route, schemas: Schemas) -> Schema:
+    optional: dict[str, Schema] = {}
     if route.shape == "page":
         assert route.answer is not None
         properties: dict[str, Schema] = {
@@ -221,12 +223,14 @@ def _answer(route: Route, schemas: Schemas) -> Schema:
     elif route.shape == "revised":
         known = {} if route.answer is None else schemas.inline(route.answer)["properties"]
         properties = {**known, "revision": schemas.of(Revision)}
+        if route.query is DryRunQuery:
+            optional = {"preview": schemas.of(Preview)}
     else:
         assert route.answer is not None
         return schemas.of(route.answer)
     return {
         "type": "object",
-        "properties": properties,
+        "properties": {**properties, **optional},
         "required": list(properties),
         "additionalProperties": False,
     }

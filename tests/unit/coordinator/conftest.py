@@ -99,7 +99,7 @@ def call(app: Flask, service: Service) -> Call:
         headers = {"Authorization": f"Bearer {token}"}
         options: dict[str, Any] = {} if body is None else {"json": body}
         if method in ("PUT", "PATCH", "DELETE"):
-            there = client.get(f"/api/v1{path}", headers=headers)
+            there = client.get(f"/api/v1{path.partition('?')[0]}", headers=headers)
             headers |= {"If-Match": there.headers["ETag"]} if there.status_code == 200 else {}
         if method == "PATCH":
             options = {"data": json.dumps(body), "content_type": "application/merge-patch+json"}
