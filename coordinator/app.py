@@ -11,6 +11,7 @@ from sqlalchemy import select
 from coordinator import secrets, tls
 from coordinator.api import node, problems, refusals, rotation, table
 from coordinator.api.context import EXTENSION, Service
+from coordinator.contacts import Contacts
 from coordinator.enrolment import Place
 from coordinator.hub import Hub
 from coordinator.refusals import Refusals
@@ -40,6 +41,7 @@ def create_app(settings: Settings) -> Flask:
     app.extensions[EXTENSION] = Service(
         store=store,
         hub=Hub(),
+        contacts=Contacts(store),
         authority_pem=authority_pem,
         place=Place(
             network_id=network_id,

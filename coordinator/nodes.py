@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import and_, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from coordinator import allocation, clock, network, rotation
@@ -32,6 +32,19 @@ CONVERGED = and_(
 )
 
 
+_MOST_AT_ONCE = 1000  # nodes that one statement names
+_SAID = (
+    NodeRow.id,
+    NodeRow.wanted_epoch,
+    NodeRow.wanted_number,
+    NodeRow.last_contact_at,
+    NodeRow.applied_epoch,
+    NodeRow.applied_number,
+    NodeRow.applied_digest,
+    NodeRow.applied_error,
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeBody:
     """Body of PUT /nodes/NAME: all that may change, whole."""
@@ -49,6 +62,15 @@ class Ack:
     digest: str
     applied: bool
     error: str | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a node said of itself: what it has (None: only that it is there), and when."""
+
+    node_id: str
+    ack: Ack | None
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,26 +101,53 @@ def authenticate(session: Session, token: str | None, now: datetime) -> Caller:
     return Caller(node_id=node.id, name=node.name, token_expires_at=row.expires_at)
 
 
-def touch(session: Session, node_id: str, now: datetime) -> None:
-    """The node was heard of."""
-    session.execute(update(NodeRow).where(NodeRow.id == node_id).values(last_contact_at=now))
-
-
 def acknowledge(session: Session, node_id: str, ack: Ack, now: datetime) -> None:
-    """Keep what the node says it has. An acknowledgement never moves a node back."""
-    node = session.get_one(NodeRow, node_id)
-    node.last_contact_at = now
-    said = ack.revision
-    if said.epoch != node.wanted_epoch or not 0 <= said.number <= node.wanted_number:
-        raise SchemaError(
-            [f"revision: want at most {node.wanted_epoch}/{node.wanted_number}, which was sent"]
-        )
-    if node.applied_epoch == said.epoch and said.number < (node.applied_number or 0):
-        return  # overtaken by a newer one on its way
-    node.applied_epoch = said.epoch
-    node.applied_number = said.number
-    node.applied_digest = ack.digest[:64]
-    node.applied_error = None if ack.applied else (ack.error or "no reason given")[:2000]
+    """Keep what one node says it has; SchemaError if that was never sent."""
+    (error,) = keep(session, [Said(node_id=node_id, ack=ack, at=now)])
+    if error is not None:
+        raise error
+
+
+def keep(session: Session, said: Sequence[Said]) -> list[SchemaError | None]:
+    """Keep what nodes said; for each, why it is refused (None: it is not).
+
+    An acknowledgement never moves a node back.
+    """
+    session.flush()
+    ids = list({one.node_id for one in said})
+    values: dict[str, dict[str, Any]] = {}
+    for i in range(0, len(ids), _MOST_AT_ONCE):
+        found = select(*_SAID).where(NodeRow.id.in_(ids[i : i + _MOST_AT_ONCE]))
+        values |= {row.id: row._asdict() for row in session.execute(found)}
+    errors = [_said(values[one.node_id], one) for one in said]
+    table = NodeRow.__table__
+    kept = ["last_contact_at", *(c.key for c in _SAID if c.key.startswith("applied"))]
+    statement = update(NodeRow).where(table.c.id == bindparam("node"))
+    session.connection().execute(
+        statement.values({name: bindparam(name) for name in kept}),
+        [{"node": row["id"], **{name: row[name] for name in kept}} for row in values.values()],
+    )
+    for row in session.identity_map.values():
+        if isinstance(row, NodeRow) and row.id in values:
+            session.expire(row, kept)
+    return errors
+
+
+def _said(row: dict[str, Any], said: Said) -> SchemaError | None:
+    """Put what a node said into the values of its row; why not."""
+    row["last_contact_at"] = said.at
+    if (ack := said.ack) is None:
+        return None
+    at = ack.revision
+    if at.epoch != row["wanted_epoch"] or not 0 <= at.number <= row["wanted_number"]:
+        wanted = f"{row['wanted_epoch']}/{row['wanted_number']}"
+        return SchemaError([f"revision: want at most {wanted}, which was sent"])
+    if row["applied_epoch"] == at.epoch and at.number < (row["applied_number"] or 0):
+        return None  # overtaken by a newer one on its way
+    row["applied_epoch"], row["applied_number"] = at.epoch, at.number
+    row["applied_digest"] = ack.digest[:64]
+    row["applied_error"] = None if ack.applied else (ack.error or "no reason given")[:2000]
+    return None
 
 
 def list_all(session: Session) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from flask import current_app, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 
+from coordinator.contacts import Contacts
 from coordinator.enrolment import Place
 from coordinator.hub import Hub
 from coordinator.limits import Networks
@@ -35,6 +36,7 @@ class Service:
 
     store: Store
     hub: Hub
+    contacts: Contacts
     authority_pem: str
     place: Place
     token_ttl: timedelta

@@ -65,8 +65,7 @@ def token() -> dict[str, Any]:
 @blueprint.get("/node/stream")
 def open_stream() -> Response:
     here, caller = service(), _caller()
-    with here.store.writing() as session:
-        nodes.touch(session, caller.node_id, clock.now())
+    here.contacts.heard(caller.node_id, None, clock.now())
     events = stream.events(here.store, here.hub, caller, request.args.get("digest"))
     headers = {"Cache-Control": "no-store"}
     return Response(events, content_type="text/event-stream", headers=headers)
@@ -75,8 +74,7 @@ def open_stream() -> Response:
 @blueprint.post("/node/ack")
 def ack() -> tuple[str, int]:
     caller, said = _caller(), body(Ack, max_bytes=SMALL_BYTES)
-    with service().store.writing() as session:
-        nodes.acknowledge(session, caller.node_id, said, clock.now())
+    service().contacts.heard(caller.node_id, said, clock.now())
     return "", 204
 
 
