@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from coordinator import settings
+from coordinator.audit_commands import audit_group
+from coordinator.network_commands import apply_command, explain_command, export_command
 from ztlab import log
 from ztlab.clikit import ZtGroup, echo_json
 
@@ -29,6 +31,10 @@ _config = click.option(
 def main() -> None:
     """The control plane of a WireGuard zero-trust network."""
     os.umask(0o077)  # whatever this program writes is for itself alone
+
+
+for _command in (export_command, apply_command, explain_command, audit_group):
+    main.add_command(_command)
 
 
 @main.command("init")

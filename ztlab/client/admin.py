@@ -11,6 +11,8 @@ from urllib.parse import quote
 from ztlab.client.transport import SocketFactory, Transport
 from ztlab.model import codec
 from ztlab.model.config import Revision, Role
+from ztlab.model.explanation import Explanation
+from ztlab.model.history import AuditEntry, RevisionDocument, RevisionSummary
 from ztlab.model.management import (
     ANY_TAG,
     AdminRole,
@@ -25,6 +27,7 @@ from ztlab.model.management import (
     Resource,
     SetupKey,
 )
+from ztlab.model.preview import Preview
 
 T = TypeVar("T")
 _PAGE = 1000  # the most that one answer carries
@@ -235,6 +238,45 @@ class AdminClient:
         """Change some fields of the object at PATH (RFC 7396): null takes one away."""
         return self._write("PATCH", path, changes, _condition(etag))
 
+    def rehearse(self, method: str, path: str, body: Any, *, etag: str | None) -> Preview:
+        """What METHOD on PATH would change, and for whom; it is refused as that would be."""
+        is_patch = method == "PATCH"
+        answer, _ = self._transport.exchange(
+            method,
+            path,
+            json.dumps(body).encode() if is_patch else body,
+            query={"dry_run": "true"},
+            content_type=MERGE_PATCH if is_patch else None,
+            headers=_condition(etag),
+        )
+        return codec.decode(Preview, answer["preview"], path="preview")
+
+    def explain(
+        self, source: str, destination: str, *, proto: str = "any", port: int | None = None
+    ) -> Explanation:
+        """Who may reach whom, on what, and by which rule."""
+        query = {"from": source, "to": destination, "proto": proto, "port": port}
+        answer = self._transport.request("GET", "/explain", query=query)
+        return codec.decode(Explanation, answer, path="explanation")
+
+    def revisions(self, **filters: Any) -> tuple[RevisionSummary, ...]:
+        """Every revision at which what administrators write changed, the newest first."""
+        return self._items("/revisions", RevisionSummary, filters)
+
+    def revision(self, at: Revision, *, against: str | None = None) -> RevisionDocument:
+        """What was written then. AGAINST: "present" or EPOCH/NUMBER, to see what differs."""
+        query = {"against": against}
+        answer = self._transport.request("GET", _revision_path(at), query=query)
+        return codec.decode(RevisionDocument, answer, path="revision")
+
+    def roll_back(self, to: Revision) -> Revision:
+        """Write what was written then again; refused with 409 where it does not fit any more."""
+        return _revision(self.call("POST", f"{_revision_path(to)}/rollback"))
+
+    def audit(self, **filters: Any) -> tuple[AuditEntry, ...]:
+        """Who changed what, the newest first. FILTERS: kind="rule", since="2026-…Z"."""
+        return self._items("/audit", AuditEntry, filters)
+
     def delete(self, path: str, *, etag: str = ANY_TAG) -> Revision:
         """Delete the object at PATH."""
         return self._write("DELETE", path, None, _condition(etag))
@@ -276,6 +318,10 @@ class AdminClient:
 
 def _path(collection: str, name: str) -> str:
     return f"{collection}/{quote(name, safe='')}"
+
+
+def _revision_path(revision: Revision) -> str:
+    return f"/revisions/{quote(revision.epoch, safe='')}/{revision.number}"
 
 
 def _condition(etag: str | None) -> dict[str, str]:
