@@ -134,7 +134,7 @@ def test_an_explanation_is_for_people_and_its_exit_code_for_scripts(
 def test_the_typed_client_reads_the_past_and_goes_back(here: Coordinator, applied: Path) -> None:
     with closing(here.admin()) as admin:
         then = admin.network().revision
-        admin.put_group("staff", [], etag="*")
+        admin.put_group("staff", ["web", "api"], etag="*")
 
         assert admin.revision(then).document["groups"] == {"staff": ["web"]}
         (change,) = admin.revision(then, against="present").differences or ()
@@ -156,8 +156,8 @@ def test_the_log_is_verified_on_the_store_itself(here: Coordinator, applied: Pat
     assert said.startswith("intact: ") and head in said
 
     done = subprocess.run(
-        [PROGRAM, "audit", "verify", "--expect", "f" * 64, "--json"]
-        + ["--config", here.directory / "coordinator.toml"],
+        [str(PROGRAM), "audit", "verify", "--expect", "f" * 64, "--json"]
+        + ["--config", str(here.directory / "coordinator.toml")],
         capture_output=True,
         text=True,
     )
