@@ -26,6 +26,7 @@ class Search:
     identity  at either end
     since     events at or after this instant; until: before it
     after     a cursor: events stored after it; None: the last `limit`
+    before    a cursor: the last `limit` of those stored before it; not with `after`
     """
 
     node: str | None = None
@@ -35,6 +36,7 @@ class Search:
     since: datetime | None = None
     until: datetime | None = None
     after: int | None = None
+    before: int | None = None
     limit: int = DEFAULT_LIMIT
 
 
@@ -69,7 +71,7 @@ def store_batch(
 
 
 def search(session: Session, wanted: Search) -> dict[str, Any]:
-    """A page of events, newest last, and the cursor that continues it."""
+    """A page of events, newest last; `next` is a cursor for `after`, `previous` for `before`."""
     query = select(LogEventRow)
     if wanted.node is not None:
         query = query.where(
@@ -86,17 +88,23 @@ def search(session: Session, wanted: Search) -> dict[str, Any]:
         query = query.where(LogEventRow.at < wanted.until)
     if wanted.kind is not None:
         query = query.where(LogEventRow.event["kind"].as_string() == wanted.kind)
+    if wanted.before is not None:
+        query = query.where(LogEventRow.id < wanted.before)
     if wanted.after is None:
         newest = query.order_by(LogEventRow.id.desc()).limit(wanted.limit)
         rows = list(session.scalars(newest))[::-1]
     else:
         following = query.where(LogEventRow.id > wanted.after).order_by(LogEventRow.id)
         rows = list(session.scalars(following.limit(wanted.limit)))
-    if wanted.after is not None and len(rows) == wanted.limit:
+    is_full = len(rows) == wanted.limit
+    if rows and (wanted.before is not None or (wanted.after is not None and is_full)):
         cursor = rows[-1].id
     else:  # all that is there was looked at
         cursor = max(session.scalar(select(func.max(LogEventRow.id))) or 0, wanted.after or 0)
-    return {"items": [_record(row) for row in rows], "next": cursor}
+    previous = None  # nothing lies before what is shown
+    if wanted.after is not None or is_full:
+        previous = rows[0].id if rows else (wanted.after or 0) + 1
+    return {"items": [_record(row) for row in rows], "next": cursor, "previous": previous}
 
 
 def _record(row: LogEventRow) -> dict[str, Any]:

@@ -276,6 +276,31 @@ TOKENS = Kind(
     faults="tokens",
     warning="The token is worth nothing any more, and every browser opened with it is logged out.",
 )
+AUDIT = Kind(
+    slug="audit",
+    path="/audit",
+    one="change",
+    many="Audit",
+    about="Who changed what, the newest first. Rows are only ever added, and each carries the hash "
+    "of the one before.",
+    fields=(),
+    columns=(),
+    finds=(("actor", "Who"), ("action", "Action"), ("kind", "Kind"), ("name", "Name")),
+    can_create=False,
+    can_edit=False,
+)
+REVISIONS = Kind(
+    slug="revisions",
+    path="/revisions",
+    one="revision",
+    many="Revisions",
+    about="What was written at each revision, the newest first.",
+    fields=(),
+    columns=(),
+    finds=(("actor", "Who"),),
+    can_create=False,
+    can_edit=False,
+)
 KINDS = {
     kind.slug: kind for kind in (NODES, IDENTITIES, GROUPS, RESOURCES, RULES, SETUP_KEYS, TOKENS)
 }

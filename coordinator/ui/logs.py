@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
@@ -13,34 +14,39 @@ from ztlab.model.verdict import Verdict
 
 SHOWN = 100
 _TIMES = frozenset({"since", "until"})
-FILTERS = ("node", "identity", "verdict", "since")
+FILTERS = ("node", "identity", "verdict", "since", "until")
 
 
 @blueprint.get("/logs")
 def logs() -> Response:
     given = {name: request.args.get(name, "").strip() for name in FILTERS}
-    after = request.args.get("after", "")
-    query = {name: text for name, text in given.items() if text} | {"limit": str(SHOWN)}
-    if after:
-        query["after"] = after
+    cursors = {name: request.args[name] for name in ("after", "before") if request.args.get(name)}
+    query = {name: text for name, text in given.items() if text}
+    query |= {**cursors, "limit": str(SHOWN)}
     for name in _TIMES & query.keys():
         query[name] = _instant(query[name])
     answer = ask("GET", "/logs", query=query)
     if not answer.is_ok and answer.status != 422:
         raise Refusal(answer)
-    cursor = answer.body["next"] if answer.is_ok else None
+    page = answer.body if answer.is_ok else {"items": [], "next": None, "previous": None}
     return render(
         "logs.html",
         title="Logs",
         status=answer.status,
         filters=given,
         verdicts=[verdict.word for verdict in Verdict],
-        events=answer.body["items"] if answer.is_ok else [],
-        cursor=cursor,
-        after=after,
-        newer=f"/ui/logs?{urlencode({**given, 'after': cursor})}",
+        events=page["items"],
+        are_filtered=bool(cursors or any(given.values())),
+        older=_address(given, "before", page["previous"]),
+        newer=_address(given, "after", page["next"]),
         faults=_faults(answer),
     )
+
+
+def _address(given: Mapping[str, str], name: str, cursor: int | None) -> str | None:
+    """Of the page beyond CURSOR, filtered likewise; None: there is none."""
+    filters = {key: text for key, text in given.items() if text}
+    return None if cursor is None else f"/ui/logs?{urlencode({**filters, name: cursor})}"
 
 
 def _faults(answer: Answer) -> dict[str, list[str]]:

@@ -32,7 +32,10 @@ MENU: tuple[tuple[str, str, AdminRole], ...] = (
     ("groups", "Groups", "viewer"),
     ("resources", "Resources", "viewer"),
     ("policy", "Policy", "viewer"),
+    ("reachability", "Reachability", "viewer"),
     ("logs", "Logs", "viewer"),
+    ("audit", "Audit", "viewer"),
+    ("revisions", "Revisions", "viewer"),
     ("setup-keys", "Setup keys", "viewer"),
     ("administrators", "Administrators", "owner"),
 )

@@ -5,10 +5,18 @@ from __future__ import annotations
 from flask import Flask, redirect
 from werkzeug.wrappers import Response
 
-from coordinator.ui import login, logs, nodes, objects, page, policy
+from coordinator.ui import history, login, logs, nodes, objects, page, policy, reachability
 
 __all__ = ["install"]
-_VIEWS = (login, logs, nodes, objects, policy)  # imported, their views are in the blueprint
+_VIEWS = (
+    history,
+    login,
+    logs,
+    nodes,
+    objects,
+    policy,
+    reachability,
+)  # imported, their views are in the blueprint
 
 
 def install(app: Flask) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,7 +19,8 @@ import pytest
 from tests.e2e.commands import ZTLAB, shown, ztlab
 from tests.e2e.plans import gateway, mesh
 from tests.e2e.waiting import wait_until
-from ztlab.lab import build, metrics, ready
+from ztlab.lab import build, metrics, ready, state
+from ztlab.lab.forward import coordinator_port
 from ztlab.lab.lab import Lab
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.wireguard, pytest.mark.bpf]
@@ -51,6 +54,19 @@ def test_a_mesh_is_ready_when_up_returns(lab: Lab) -> None:
     for name in names:
         found = lab.run(name, ["getent", "ahosts", "bob"], check=True).stdout
         assert set(lab.tunnel_addresses("bob")) == {line.split()[0] for line in found.splitlines()}
+
+    # The coordinator's pages can be reached from this machine, and say by whom they are served.
+    with coordinator_port(lab) as port:
+        authority = state.coordinator_dir(lab.name) / "state/authority.pem"
+        context = ssl.create_default_context(cafile=str(authority))
+        context.check_hostname = False  # the certificate names the coordinator's own address
+        pages = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+        pages.request("GET", "/ui/login")
+        answer = pages.getresponse()
+        assert answer.status == 200 and b"Log in" in answer.read()
+        pages.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=3)
 
     # The commands show what is there.
     nodes = {node["name"]: node for node in shown("inspect")["nodes"]}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.ui.conftest import PHONE, complaints, log_in, shot
-from tests.ui.webdriver import ENTER, SPACE, TAB, Browser, DriverError
+from tests.ui.conftest import DESKTOP, PHONE, complaints, log_in, shot
+from tests.ui.webdriver import ENTER, SPACE, TAB, Browser, DriverError, Element
 from tests.unit.coordinator.process import Coordinator, Keys
 
 pytestmark = pytest.mark.browser
@@ -17,7 +17,10 @@ SECTIONS = (
     "groups",
     "resources",
     "policy",
+    "reachability",
     "logs",
+    "audit",
+    "revisions",
     "setup-keys",
     "administrators",
 )
@@ -77,6 +80,65 @@ def test_a_name_that_is_none_is_refused_beside_its_field(inside: Browser) -> Non
     field.type("web")
     inside.press("Save")
     assert "web" in inside.one("table").text
+
+
+def cell(page: Browser, source: str, destination: str) -> Element:
+    """What the matrix says of the two."""
+    return page.one(f'.matrix a[aria-label^="{source} to {destination}: "]')
+
+
+def test_a_rule_changes_the_matrix_a_bad_one_nothing_and_it_is_rolled_back(
+    inside: Browser, coordinator: Coordinator
+) -> None:
+    for name in ("front", "back"):
+        inside.open(f"{coordinator.url}/ui/identities/new")
+        inside.fill(name=name)
+        inside.press("Save")
+        inside.until(lambda: inside.url.endswith("/ui/identities"), "the list")
+    inside.link("Reachability").click()
+    assert cell(inside, "front", "back").text == "✗"
+    inside.link("Revisions").click()
+    before = inside.one("tbody tr a").attribute("href")
+    assert before is not None
+
+    inside.link("Policy").click()
+    inside.link("New rule").click()
+    inside.fill(**{"id": "front-to-back", "from": "front", "to": "bakc", "proto": "tcp"})
+    inside.fill(ports="8080")
+    inside.press("Save")
+    assert 'did you mean "back"?' in inside.one("#e-to").text
+    assert inside.focused.attribute("name") == "to"
+    shot(inside, "rule-refused")
+    inside.fill(to="back")
+    inside.press("Save")
+    inside.until(lambda: inside.url.endswith("/ui/policy"), "the policy")
+    shot(inside, "policy")
+
+    inside.link("Reachability").click()
+    assert cell(inside, "front", "back").text == "~ tcp 8080"
+    assert cell(inside, "back", "front").text == "✗"
+    cell(inside, "front", "back").click()
+    why = inside.one("#why").text
+    assert "some allowed" in why and "front-to-back: allow from front to back, tcp 8080" in why
+    shot(inside, "reachability")
+    inside.size(*PHONE)
+    assert inside.run("return document.documentElement.scrollWidth") <= PHONE[0]
+    shot(inside, "phone-light-why")
+    inside.size(*DESKTOP)
+
+    inside.open(f"{coordinator.url}{before}")
+    assert "rule front-to-back" in inside.one("main").text
+    shot(inside, "revision")
+    inside.press("Roll back")
+    inside.until(lambda: inside.url.endswith("/ui/revisions"), "the revisions")
+    assert "delete rule front-to-back" in inside.one("tbody tr").text
+    inside.link("Reachability").click()
+    assert cell(inside, "front", "back").text == "✗"
+    inside.link("Audit").click()
+    assert "rollback" in inside.text and "front-to-back" in inside.text
+    shot(inside, "audit")
+    inside.press("Verify the whole log")
+    assert "Intact" in inside.one("main p").text
 
 
 def test_a_form_is_filled_in_with_the_keyboard_alone(

@@ -30,6 +30,7 @@ _COMMANDS = {
     "observe": LazyCommand(
         "ztlab.cli.observe_commands", "observe_command", "Watch the nodes' events live."
     ),
+    "ui": LazyCommand("ztlab.cli.ui_command", "ui_command", "Open the way to the pages."),
     "test": LazyCommand(
         "ztlab.cli.scenario_commands", "test_command", "Run scenarios, one line per check."
     ),

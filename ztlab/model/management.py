@@ -173,7 +173,12 @@ class NewSetupKey(SetupKey):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogPage:
-    """Log records, newest last, as docs/PROTOCOL.md's Event; NEXT is the cursor for `after`."""
+    """Log records, newest last, as docs/PROTOCOL.md's Event, and the cursors of both ends.
+
+    next      for `after`
+    previous  for `before`; None: nothing lies before
+    """
 
     items: tuple[Mapping[str, Any], ...]
     next: int
+    previous: int | None = None

@@ -38,6 +38,7 @@ class LogQuery:
     identity  at either end
     since     RFC 3339; records at or after it. until: before it
     after     `next` of an earlier answer; without it, the last `limit` records
+    before    `previous` of an earlier answer: the last `limit` records before those
     """
 
     node: str | None = field(default=None)
@@ -47,7 +48,12 @@ class LogQuery:
     since: str | None = field(default=None, check=_check_time)
     until: str | None = field(default=None, check=_check_time)
     after: int | None = field(default=None, check=_check_cursor)
+    before: int | None = field(default=None, check=_check_cursor)
     limit: int = field(default=logs.DEFAULT_LIMIT, check=_check_limit)
+
+    def __post_init__(self) -> None:
+        if self.after is not None and self.before is not None:
+            raise ValueError("want `after` or `before`, not both")
 
 
 def _get_network(call: Call) -> Answer:
@@ -78,6 +84,7 @@ def _get_logs(call: Call) -> Answer:
         since=clock.parse_rfc3339(asked.since) if asked.since is not None else None,
         until=clock.parse_rfc3339(asked.until) if asked.until is not None else None,
         after=asked.after,
+        before=asked.before,
         limit=asked.limit,
     )
     with call.reading() as session:
