@@ -28,6 +28,7 @@ _SOCKET = click.option(
 
 
 @click.group(cls=ZtGroup)
+@click.version_option(package_name="ztlab")
 def main() -> None:
     """The data plane of one node: WireGuard, identity, policy, logs."""
 

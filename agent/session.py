@@ -198,6 +198,7 @@ class Session:
         assert membership is not None
         if time.time() >= membership.renew_at:
             self._renew(client, stale=client.token)
+        self._learn(client)
         try:
             stream = client.stream(digest=self._have())
         except Refused as refusal:
@@ -219,12 +220,23 @@ class Session:
                 membership = self._membership
                 if membership is not None and time.time() >= membership.renew_at:
                     self._renew(client, stale=client.token)
+                    self._learn(client)
         finally:
             self._stream = None
             stream.close()
             # A stream that ends as soon as it begins (two nodes with one key) is not a success.
             if time.monotonic() - opened_at > HELD_S:
                 self._backoff.reset()
+
+    def _learn(self, client: NodeClient) -> None:
+        """Ask which authorities to trust, and say that they are known once they are on the disk."""
+        try:
+            while (pems := client.learn_authorities()) is not None:
+                state.write(self._authority_file, pems.encode())
+                log.info("the coordinator's authorities are others now; they are trusted")
+        except Refused as refusal:
+            if refusal.status not in (401, 404):  # 401: renewed next; 404: an older coordinator
+                log.warning("authorities: %s", refusal)
 
     def _connect(self) -> NodeClient:
         """The client, enrolled: made at first use."""

@@ -8,11 +8,11 @@ from ipaddress import ip_network
 from flask import Flask
 from sqlalchemy import select
 
-from coordinator import secrets, tls
-from coordinator.api import node, problems, refusals, rotation, table
+from coordinator import secrets
+from coordinator.api import authorities, node, problems, refusals, rotation, table
 from coordinator.api.context import EXTENSION, Service
+from coordinator.certificates import Certificates
 from coordinator.contacts import Contacts
-from coordinator.enrolment import Place
 from coordinator.hub import Hub
 from coordinator.refusals import Refusals
 from coordinator.settings import Settings
@@ -24,9 +24,11 @@ from ztlab.errors import ZtError
 MAX_BODY_BYTES = 8 * 1024 * 1024
 
 
-def create_app(settings: Settings) -> Flask:
-    """The coordinator of SETTINGS as a WSGI application; ZtError before `init`."""
-    authority_pem = tls.read_authority(settings.directory)
+def create_app(settings: Settings, certificates: Certificates | None = None) -> Flask:
+    """The coordinator of SETTINGS as a WSGI application; ZtError before `init`.
+
+    certificates  of the server that serves it; None: read here
+    """
     store = Store(settings.database_url)
     with store.reading() as session:
         network_id = session.scalar(select(NetworkRow.network_id))
@@ -42,18 +44,16 @@ def create_app(settings: Settings) -> Flask:
         store=store,
         hub=Hub(),
         contacts=Contacts(store),
-        authority_pem=authority_pem,
-        place=Place(
-            network_id=network_id,
-            authority=tls.fingerprint(authority_pem),
-            challenge_key=secrets.challenge_key(settings.directory),
-        ),
+        certificates=certificates or Certificates(settings),
+        network_id=network_id,
+        challenge_key=secrets.challenge_key(settings.directory),
         token_ttl=timedelta(seconds=settings.token_ttl_s),
         refusals=Refusals(settings.limits),
         trusted_proxies=tuple(ip_network(proxy) for proxy in settings.trusted_proxies),
     )
     app.register_blueprint(node.blueprint, url_prefix="/api/v1")
     app.register_blueprint(rotation.blueprint, url_prefix="/api/v1")
+    app.register_blueprint(authorities.blueprint, url_prefix="/api/v1")
     app.register_blueprint(table.blueprint(), url_prefix="/api/v1")
     pages.install(app)
     problems.install(app)

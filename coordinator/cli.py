@@ -13,8 +13,10 @@ from coordinator.audit_commands import audit_group
 from coordinator.network_commands import apply_command, explain_command, export_command
 from ztlab import log
 from ztlab.clikit import ZtGroup, echo_json
+from ztlab.model import codec
 
 if TYPE_CHECKING:
+    from coordinator.authority import Progress
     from ztlab.model.management import AdminRole
 
 _config = click.option(
@@ -77,6 +79,68 @@ def restored_command(config: Path) -> None:
     from coordinator.setup import begin_epoch
 
     click.echo(f"epoch {begin_epoch(settings.load(config)).epoch}")
+
+
+@main.command("renew")
+@_config
+@click.option("--now", "even_if_fresh", is_flag=True, help="Also where it is not due.")
+def renew_command(config: Path, even_if_fresh: bool) -> None:
+    """Renew the server certificate if it is due; a running service takes it over."""
+    from coordinator import tls
+
+    is_new = tls.renew(settings.load(config), even_if_fresh=even_if_fresh)
+    click.echo("renewed" if is_new else "not due")
+
+
+@main.group("authority")
+def authority_group() -> None:
+    """The TLS authority that nodes pin, and its roll-over."""
+
+
+@authority_group.command("status")
+@_config
+@click.option("--json", "as_json", is_flag=True)
+def authority_status_command(config: Path, as_json: bool) -> None:
+    """Show the authorities, and which nodes do not trust the coming one yet."""
+    from coordinator import authority
+
+    _show_progress(authority.progress(settings.load(config)), as_json)
+
+
+@authority_group.command("rotate")
+@_config
+@click.option("--json", "as_json", is_flag=True)
+def authority_rotate_command(config: Path, as_json: bool) -> None:
+    """Make the coming authority. Nodes learn it when they renew their tokens."""
+    from coordinator import authority
+
+    _show_progress(authority.begin(settings.load(config)), as_json)
+
+
+@authority_group.command("switch")
+@_config
+@click.option("--force", is_flag=True, help="Lock out who does not trust the coming one yet.")
+@click.option("--json", "as_json", is_flag=True)
+def authority_switch_command(config: Path, force: bool, as_json: bool) -> None:
+    """Show nodes a certificate of the coming authority, and forget the present one."""
+    from coordinator import authority
+
+    _show_progress(authority.switch(settings.load(config), force=force), as_json)
+
+
+def _show_progress(found: Progress, as_json: bool) -> None:
+    if as_json:
+        echo_json(codec.encode(found))
+        return
+    click.echo(f"present  {found.current}")
+    if found.coming is None:
+        return
+    click.echo(f"coming   {found.coming}")
+    click.echo(f"trusted by {found.know} of {found.nodes} nodes")
+    for name in found.waiting_for:
+        click.echo(f"  not by {name}")
+    for key in found.setup_keys:
+        click.echo(f"  setup key {key} pins the present one")
 
 
 @main.group("token")

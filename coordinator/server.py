@@ -14,7 +14,8 @@ import gc
 import logging
 import os
 import socket
-import ssl
+import time
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn, cast
@@ -31,10 +32,11 @@ from gunicorn.glogging import Logger
 from gunicorn.http import errors as http_errors
 from gunicorn.workers.ggevent import GeventWorker
 
-from coordinator import clock, network, privileges, tls
+from coordinator import network, privileges, tls
 from coordinator.api.context import EXTENSION, Service
 from coordinator.api.problems import problem
 from coordinator.app import create_app
+from coordinator.certificates import RENEWAL_EVERY_S, Certificates
 from coordinator.settings import Settings
 from coordinator.store import migrate
 from coordinator.store.engine import opened
@@ -86,18 +88,27 @@ class Worker(GeventWorker):  # type: ignore[misc]
             listener,
             handle=partial(self.handle, listener),
             spawn=pool,
-            ssl_context=self.cfg.ssl_context(self.cfg, None),
+            ssl_context=self.app.certificates.shown.context,
             do_handshake_on_connect=False,
         )
         here: Service = cast(Flask, self.wsgi).extensions[EXTENSION]
         network.refresh(here.store, here.hub)
         _collect_less()
+        # The certificate may be another one by then (coordinator/certificates.py).
+        server.wrap_socket = lambda client, **options: (
+            self.app.certificates.shown.context.wrap_socket(client, **options)
+        )
         server.start()
         manager: Notifier = self.app.notifier
         manager.ready(f"listening on {self.app.settings.listen}")
+        renewal_at = 0.0
         while self.alive:
             self.notify()
             manager.alive()
+            self.app.certificates.look()
+            if time.monotonic() >= renewal_at:
+                self.app.certificates.renew_if_due()
+                renewal_at = time.monotonic() + RENEWAL_EVERY_S
             self._stopping.wait(1.0)
         server.close()
         here.hub.close()
@@ -170,20 +181,20 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
         self,
         settings: Settings,
         listener: socket.socket,
-        context: ssl.SSLContext,
+        certificates: Certificates,
         notifier: Notifier,
     ) -> None:
         self.settings = settings
         self.notifier = notifier
         self._listener = listener
-        self._context = context
+        self.certificates = certificates
         super().__init__()
 
     def run(self) -> None:
         _Master(self).run()
 
     def load_config(self) -> None:
-        files = tls.TlsFiles(self.settings.directory)
+        where = tls.paths(self.settings)
         options = {
             "bind": f"fd://{self._listener.fileno()}",
             "workers": 1,
@@ -194,9 +205,9 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": int(STOP_S) + 1,
             "timeout": 60,
             # Named, so that gunicorn knows that it speaks https; loaded they were already.
-            "certfile": str(files.server),
-            "keyfile": str(files.server_key),
-            "ssl_context": lambda _config, _factory: self._context,
+            "certfile": str(where.certificate),
+            "keyfile": str(where.private_key),
+            "ssl_context": lambda _config, _factory: self.certificates.shown.context,
             # gunicorn noted who we were when it was imported, and would go back to being root.
             "user": os.geteuid(),
             "group": os.getegid(),
@@ -208,7 +219,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        return create_app(self.settings)
+        return create_app(self.settings, self.certificates)
 
 
 def serve(settings: Settings) -> None:
@@ -216,8 +227,9 @@ def serve(settings: Settings) -> None:
     # Before gunicorn looks for the manager: it would call itself ready without a worker.
     notifier = Notifier.from_environment()
     user = _whom_to_become(settings)
-    tls.read_authority(settings.directory)
-    context = _tls_context(settings)
+    with suppress(ZtError, OSError):  # not who may: it is said below what that means
+        tls.renew(settings)
+    certificates = Certificates(settings)
     listener = _bind(settings)
     privileges.drop(user)
     with opened(settings.database_url) as store:  # a connection must not survive the fork
@@ -225,7 +237,7 @@ def serve(settings: Settings) -> None:
         network.reconcile(store)
     log.info("listening on %s", settings.listen)
     try:
-        _Gunicorn(settings, listener, context, notifier).run()
+        _Gunicorn(settings, listener, certificates, notifier).run()
     except SystemExit as end:
         _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
 
@@ -253,24 +265,6 @@ def _whom_to_become(settings: Settings) -> privileges.Account | None:
             hint="set `user` in its settings: it becomes that user and drops every capability",
         )
     return privileges.account(settings.user)
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    files = tls.TlsFiles(settings.directory)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(files.server, files.server_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ZtError(
-            f"cannot load {files.server} and its key: {error}",
-            hint="run `zt-coordinator init --config FILE` first",
-        ) from error
-    left = tls.expires_at(settings.directory) - clock.now()
-    if left.days < tls.RENEW_DAYS:
-        log.warning("the server certificate ends in %d days: run init again", left.days)
-    return context
 
 
 def _bind(settings: Settings) -> socket.socket:

@@ -17,6 +17,7 @@ from ztlab.model.policy import check_name
 
 SQLITE = "sqlite:///"
 POSTGRES = "postgresql+psycopg://"
+SERVER_DAYS = 90  # that our own server certificate is good for
 _DNS_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 
 
@@ -91,6 +92,11 @@ def _check_proxies(proxies: tuple[str, ...]) -> None:
             raise ValueError(f"want addresses or IP prefixes, got {proxy!r} ({error})") from None
 
 
+def _check_days(days: int) -> None:
+    if not 1 <= days <= 825:
+        raise ValueError(f"want 1 to 825 days, got {days}")
+
+
 def _check_limit(count: int) -> None:
     if not 1 <= count <= 1_000_000:
         raise ValueError(f"want 1 to 1000000, got {count}")
@@ -127,6 +133,10 @@ class Settings:
     token_ttl_s  how long a node token is good for
     limits       how often strangers may try
     trusted_proxies  whose X-Forwarded-For is believed: addresses or IP prefixes
+    certificate_days  how long our own server certificate is good for
+    certificate, private_key, authority
+                 files of a certificate that was given instead, its chain included, and of the
+                 authority (or several) that nodes pin; all three or none
     """
 
     state_dir: str = field(check=_check_directory)
@@ -139,6 +149,15 @@ class Settings:
     token_ttl_s: int = field(default=3600, check=_check_ttl)
     limits: Limits = field(default_factory=Limits)
     trusted_proxies: tuple[str, ...] = field(default=(), check=_check_proxies)
+    certificate_days: int = field(default=SERVER_DAYS, check=_check_days)
+    certificate: str | None = field(default=None, check=_check_directory)
+    private_key: str | None = field(default=None, check=_check_directory)
+    authority: str | None = field(default=None, check=_check_directory)
+
+    def __post_init__(self) -> None:
+        given = [self.certificate, self.private_key, self.authority]
+        if any(given) and not all(given):
+            raise ValueError("want certificate, private_key and authority together, or none")
 
     @property
     def directory(self) -> Path:

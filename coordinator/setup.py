@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,8 +35,9 @@ def initialise(settings: Settings, owner_token_file: Path | None = None) -> None
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
-        with alone(directory):
-            tls.prepare(directory, settings.names)
+        with tls.alone(directory):
+            if settings.certificate is None:
+                tls.prepare(directory, settings.names, settings.certificate_days)
             _prepare_challenge_key(directory)
             _prepare_store(settings, owner_token_file)
             if user is not None:
@@ -49,17 +47,6 @@ def initialise(settings: Settings, owner_token_file: Path | None = None) -> None
             f"cannot prepare {directory}: {error.filename}: {error.strerror}",
             hint="run init as root, or as the user who owns the state directory",
         ) from error
-
-
-@contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """One init at a time: two could leave the authority of one beside the key of the other."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _prepare_challenge_key(directory: Path) -> None:

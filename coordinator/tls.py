@@ -6,16 +6,21 @@ server.key. cryptography is imported where it is used: a running server only rea
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import ipaddress
 import os
+import re
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator import clock
+from coordinator.settings import SERVER_DAYS, Settings
 from ztlab.errors import ZtError
 
 if TYPE_CHECKING:
@@ -23,13 +28,13 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 AUTHORITY_DAYS = 3652
-SERVER_DAYS = 825
-RENEW_DAYS = 60  # `init` makes a new server certificate when less is left
+MOST_AUTHORITIES = 4  # that nodes are told of
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n.*?\n-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Where the four files are."""
+    """Where our own files are; the `next` ones are there while the authority is rolled over."""
 
     directory: Path
 
@@ -42,6 +47,14 @@ class TlsFiles:
         return self.directory / "authority.key"
 
     @property
+    def next_authority(self) -> Path:
+        return self.directory / "authority-next.pem"
+
+    @property
+    def next_authority_key(self) -> Path:
+        return self.directory / "authority-next.key"
+
+    @property
     def server(self) -> Path:
         return self.directory / "server.pem"
 
@@ -50,35 +63,108 @@ class TlsFiles:
         return self.directory / "server.key"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """The files that a running service reads: our own, or those that were given to it."""
+
+    certificate: Path
+    private_key: Path
+    authorities: tuple[Path, ...]
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        return (self.certificate, self.private_key, *self.authorities)
+
+
+def paths(settings: Settings) -> Paths:
+    """Where the files of SETTINGS are."""
+    if settings.certificate and settings.private_key and settings.authority:
+        return Paths(
+            certificate=Path(settings.certificate),
+            private_key=Path(settings.private_key),
+            authorities=(Path(settings.authority),),
+        )
+    own = TlsFiles(settings.directory)
+    return Paths(
+        certificate=own.server,
+        private_key=own.server_key,
+        authorities=(own.authority, own.next_authority),
+    )
+
+
 def fingerprint(pem: str) -> bytes:
     """SHA-256 (32 bytes) of a certificate's DER: what setup keys pin."""
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest()
 
 
 def read_authority(directory: Path) -> str:
-    """The authority's PEM; ZtError before `init`."""
+    """Our own authority's PEM; ZtError before `init`."""
+    return _read(TlsFiles(directory).authority)
+
+
+def read_authorities(settings: Settings) -> tuple[str, ...]:
+    """PEM of each authority that nodes shall trust, the present one first; ZtError if none."""
+    first, *others = paths(settings).authorities
+    text = _read(first) + "".join(_read(path) for path in others if path.exists())
+    found = tuple(dict.fromkeys(block + "\n" for block in _CERTIFICATE.findall(text)))
+    if not 1 <= len(found) <= MOST_AUTHORITIES:
+        raise ZtError(f"want 1 to {MOST_AUTHORITIES} certificates in {first}, found {len(found)}")
+    return found
+
+
+def _read(path: Path) -> str:
     try:
-        return TlsFiles(directory).authority.read_text(encoding="ascii")
-    except OSError as error:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
         raise ZtError(
-            f"no TLS authority in {directory}: {error.strerror}",
+            f"cannot read the TLS authority in {path}: {error}",
             hint="run `zt-coordinator init --config FILE` first",
         ) from error
 
 
-def prepare(directory: Path, names: tuple[str, ...]) -> None:
-    """Make what is missing: the authority once, the server certificate whenever NAMES changed.
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """One at a time: two could leave the authority of one beside the key of the other."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def renew(settings: Settings, *, even_if_fresh: bool = False) -> bool:
+    """Make our own server certificate anew if it is due; was it? Nothing where one was given.
+
+    Owner and mode stay what they were, so that the service can read what root renewed.
+    """
+    if settings.certificate is not None:
+        return False
+    files = TlsFiles(settings.directory)
+    with alone(settings.directory):
+        if not even_if_fresh and _server_fits(files, settings.names, settings.certificate_days):
+            return False
+        make_server(
+            files, settings.names, settings.certificate_days, files.authority, files.authority_key
+        )
+    return True
+
+
+def prepare(directory: Path, names: tuple[str, ...], days: int = SERVER_DAYS) -> None:
+    """Make what is missing: the authority once, the server certificate whenever NAMES changed, or
+    a third of its DAYS is left.
 
     Safe to repeat. A changed authority would lock every node out, so it is never replaced.
     """
     files = TlsFiles(directory)
     if not files.authority.exists():
-        _make_authority(files)
-    if not _server_fits(files, names):
-        _make_server(files, names)
+        make_authority(files.authority, files.authority_key)
+    if not _server_fits(files, names, days):
+        make_server(files, names, days, files.authority, files.authority_key)
 
 
-def _make_authority(files: TlsFiles) -> None:
+def make_authority(path: Path, key_path: Path) -> None:
+    """A new authority, its key first: without its key it would never be repaired or useful."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -94,19 +180,21 @@ def _make_authority(files: TlsFiles) -> None:
         .add_extension(_server_auth(), critical=False)
     )
     certificate = builder.sign(key, hashes.SHA256())
-    # The key first: an authority without its key would never be repaired, and never be useful.
-    write_file(files.authority_key, _key_pem(key), 0o600)
-    write_file(files.authority, _pem(certificate), 0o644)
+    write_file(key_path, _key_pem(key), 0o600)
+    write_file(path, _pem(certificate), 0o644)
 
 
-def _make_server(files: TlsFiles, names: tuple[str, ...]) -> None:
+def make_server(
+    files: TlsFiles, names: tuple[str, ...], days: int, authority_path: Path, key_path: Path
+) -> None:
+    """A new server certificate of the authority there. It needs the authority's key."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     try:
-        loaded = serialization.load_pem_private_key(files.authority_key.read_bytes(), None)
-        authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
+        loaded = serialization.load_pem_private_key(key_path.read_bytes(), None)
+        authority = x509.load_pem_x509_certificate(authority_path.read_bytes())
     except OSError as error:
         raise ZtError(
             f"cannot read {error.filename}: {error.strerror}",
@@ -120,7 +208,7 @@ def _make_server(files: TlsFiles, names: tuple[str, ...]) -> None:
     assert isinstance(loaded, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0][:64])])
-    builder = _builder(subject, authority.subject, key, SERVER_DAYS)
+    builder = _builder(subject, authority.subject, key, days)
     builder = (
         builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
@@ -132,8 +220,12 @@ def _make_server(files: TlsFiles, names: tuple[str, ...]) -> None:
         )
     )
     certificate = builder.sign(loaded, hashes.SHA256())
-    write_file(files.server_key, _key_pem(key), 0o600)
-    write_file(files.server, _pem(certificate) + _pem(authority), 0o644)
+    owner = files.server.stat() if files.server.exists() else None
+    for path, content, mode in (
+        (files.server_key, _key_pem(key), 0o600),
+        (files.server, _pem(certificate) + _pem(authority), 0o644),
+    ):
+        write_file(path, content, mode, owner)
 
 
 def _builder(
@@ -189,7 +281,7 @@ def _alternative_names(names: tuple[str, ...]) -> list[x509.GeneralName]:
     return result
 
 
-def _server_fits(files: TlsFiles, names: tuple[str, ...]) -> bool:
+def _server_fits(files: TlsFiles, names: tuple[str, ...], days: int) -> bool:
     from cryptography import x509
 
     if not (files.server.exists() and files.server_key.exists()):
@@ -200,15 +292,14 @@ def _server_fits(files: TlsFiles, names: tuple[str, ...]) -> bool:
         return False
     found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     left = certificate.not_valid_after_utc - clock.now()
-    return list(found) == _alternative_names(names) and left > timedelta(days=RENEW_DAYS)
+    return list(found) == _alternative_names(names) and left > timedelta(days=days) / 3
 
 
-def expires_at(directory: Path) -> datetime:
-    """When the server certificate ends."""
+def expires_at(certificate: Path) -> datetime:
+    """When the certificate in that file, the first, ends."""
     from cryptography import x509
 
-    pem = TlsFiles(directory).server.read_bytes()
-    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
+    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
 
 
 def _pem(certificate: x509.Certificate) -> bytes:
@@ -223,13 +314,18 @@ def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def write_file(path: Path, content: bytes, mode: int) -> None:
-    """Whole or not at all, and never readable for others even for an instant."""
+def write_file(path: Path, content: bytes, mode: int, owner: os.stat_result | None = None) -> None:
+    """Whole or not at all, and never readable for others even for an instant.
+
+    owner  of the file it replaces; it stays theirs
+    """
     temporary = path.with_suffix(path.suffix + ".new")
     temporary.unlink(missing_ok=True)
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(handle, "wb") as file:
         file.write(content)
+        if owner is not None and os.geteuid() == 0:
+            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

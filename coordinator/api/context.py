@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -11,6 +11,8 @@ from flask import current_app, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 
+from coordinator import tls
+from coordinator.certificates import Certificates
 from coordinator.contacts import Contacts
 from coordinator.enrolment import Place
 from coordinator.hub import Hub
@@ -29,19 +31,30 @@ EXTENSION = "zt_coordinator"
 class Service:
     """The parts of one running coordinator.
 
-    authority_pem  its TLS authority, which /health shows
-    place          what proofs of possession are bound to
+    certificates   what it shows to who connects, which may change under it
+    challenge_key  as in Place
     refusals       who was refused, and who has to wait
     """
 
     store: Store
     hub: Hub
     contacts: Contacts
-    authority_pem: str
-    place: Place
+    certificates: Certificates
+    network_id: str
+    challenge_key: bytes = field(repr=False)
     token_ttl: timedelta
     refusals: Refusals
     trusted_proxies: Networks
+
+    @property
+    def place(self) -> Place:
+        """What proofs of possession are bound to: the authority is that of the certificate which
+        connections begin with now."""
+        return Place(
+            network_id=self.network_id,
+            authority=tls.fingerprint(self.certificates.shown.authority),
+            challenge_key=self.challenge_key,
+        )
 
 
 def service() -> Service:

@@ -22,7 +22,7 @@ def health() -> dict[str, Any]:
     here = service()
     return {
         "status": "ok",
-        "authority": here.authority_pem,
+        "authority": here.certificates.shown.authority,
         "network_id": here.place.network_id,
     }
 

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from coordinator import tls
 from coordinator.store.engine import opened
 from coordinator.store.models import AuditRow
 from tests.contract.wire import answer_to, challenge, refusal
@@ -136,9 +139,10 @@ def another_authority(door: Door) -> Pair:
 
     def wrong() -> object:
         given = challenge(door.client, door.keys, "token")
-        elsewhere = NodeClient(door.client._transport.url, door.here.authority)
-        elsewhere._transport.authority_hash = bytes(32)
-        with closing(elsewhere):
+        with TemporaryDirectory() as name:
+            tls.prepare(Path(name), ("127.0.0.1",))
+            pem = tls.read_authority(Path(name))
+        with closing(NodeClient(door.client._transport.url, pem)) as elsewhere:
             return door.token(answer_to(elsewhere, given, door.keys, "token"))
 
     return Pair(wrong, door.fresh)

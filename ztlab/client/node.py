@@ -18,7 +18,12 @@ from typing import Any, Literal
 
 import urllib3
 
-from ztlab.client.transport import SocketFactory, Transport, unreachable_if_broken
+from ztlab.client.transport import (
+    SocketFactory,
+    Transport,
+    authority_hash,
+    unreachable_if_broken,
+)
 from ztlab.errors import Refused, SchemaError, Unreachable
 from ztlab.model import codec, logbatch
 from ztlab.model.config import NodeConfig, Revision
@@ -27,6 +32,7 @@ from ztlab.model.keys import KeyChange
 from ztlab.model.proof import Purpose, Transcript, setup_key_hash
 
 HEARTBEAT_S = 15.0
+MOST_AUTHORITIES = 4  # that a node trusts at once
 ERROR_CHARS = 2000  # what the coordinator keeps of a refusal
 EVENT_BYTES = 64 * 2**20  # a configuration of hundreds of thousands of peers
 SILENCE_HEARTBEATS = 2.5  # a stream that said nothing for so many heartbeats is dead
@@ -84,6 +90,11 @@ class _Challenge:
     nonce: str
     network_id: str
     expires_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Authorities:
+    authorities: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +270,28 @@ class NodeClient:
         query = {"digest": digest}
         response = self._transport.open("/node/stream", query=query, read_timeout_s=self._silence_s)
         return EventStream(response, self._transport.url)
+
+    def learn_authorities(self) -> str | None:
+        """Say whom this node trusts; the PEMs that it shall trust from now on, None: no news.
+
+        They came over a connection that one of those which it trusts has verified, and are taken
+        over for the next ones. Refused (404) by a coordinator that knows no other.
+        """
+        body = {"trusted": [found.hex() for found in self._transport.trusted]}
+        answer = self._transport.request("POST", "/node/authorities", body)
+        pems = codec.decode(_Authorities, answer, path="authorities").authorities
+        hashes = {authority_hash(pem) for pem in pems}
+        if not 1 <= len(pems) <= MOST_AUTHORITIES or len(hashes) != len(pems):
+            raise Refused(f"{self._transport.url} names {len(pems)} authorities")
+        if hashes == set(self._transport.trusted):
+            return None
+        if self._transport.authority_hash not in hashes:
+            # This connection is older than the switch: what is said on a new one counts.
+            self._transport.reconnect()
+            return None
+        text = "".join(pems)
+        self._transport.trust(text)
+        return text
 
     def ack(self, *, revision: Revision, digest: str, error: str | None = None) -> None:
         """Say that a configuration was applied, or with ERROR why it was not."""

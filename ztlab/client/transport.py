@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,9 @@ SocketFactory = Callable[[tuple[str, int], float | None], socket.socket]
 API = "/api/v1"
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 15.0
+ANSWER_BYTES = 256 * 2**20  # of a coordinator that was verified: a page of everything there is
+STRANGERS_BYTES = 64 * 1024  # of one that was not: a certificate, and little more
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n.*?\n-----END CERTIFICATE-----", re.DOTALL)
 
 
 class _Connection(HTTPSConnection):
@@ -71,7 +75,8 @@ class _UnverifiedPool(_Pool):
 class Transport:
     """Requests to the coordinator at URL ("https://HOST:PORT"), over verified TLS.
 
-    authority_pem   the one certificate that TLS is verified against
+    authority_pem   what TLS is verified against: a certificate, or several while an authority is
+                    rolled over; each connection is verified against exactly one of them
     token           sent as bearer token; may be set later
     socket_factory  makes the TCP connection; None: an ordinary one
     """
@@ -84,16 +89,34 @@ class Transport:
         *,
         socket_factory: SocketFactory | None = None,
     ) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_verify_locations(cadata=authority_pem)
-        except (ssl.SSLError, ValueError) as error:
-            raise ZtError(f"the authority of {url} is no PEM certificate: {error}") from error
+        pems = split_authorities(authority_pem)
+        if not pems:
+            raise ZtError(f"the authority of {url} is no PEM certificate")
         self.url = url.rstrip("/")
-        self.authority_hash = authority_hash(authority_pem)
         self.token = token
-        self._pool = _pool(url, context, socket_factory)
+        self._trusted = [(authority_hash(pem), _verifying(url, pem)) for pem in pems]
+        self._socket_factory = socket_factory
+        self._pool = _pool(url, self._trusted[0][1], socket_factory)
+
+    @property
+    def authority_hash(self) -> bytes:
+        """SHA-256 (32 bytes) of the authority that connections are verified against now."""
+        return self._trusted[0][0]
+
+    @property
+    def trusted(self) -> tuple[bytes, ...]:
+        """Likewise of each that is trusted, the one in use first."""
+        return tuple(found for found, _ in self._trusted)
+
+    def trust(self, authority_pem: str) -> None:
+        """Verify new connections against these from now on; the one in use stays the first."""
+        used = self.authority_hash
+        found = [
+            (authority_hash(p), _verifying(self.url, p)) for p in split_authorities(authority_pem)
+        ]
+        self._trusted = sorted(found, key=lambda one: one[0] != used) or self._trusted
+        if self.authority_hash != used:
+            self.reconnect()
 
     def request(
         self,
@@ -138,7 +161,14 @@ class Transport:
                 content_type=content_type,
                 more=headers,
             )
-            content = response.data
+            try:
+                content = _bounded(response, ANSWER_BYTES)
+            finally:
+                response.release_conn()
+        if response.status == 401 and len(self._trusted) > 1:
+            # A proof is bound to the authority of the certificate that is shown now: perhaps these
+            # connections are older than that.
+            self.reconnect()
         return _answer(response.status, content, f"{method} {path}"), response.headers
 
     def open(
@@ -150,7 +180,7 @@ class Transport:
                 "GET", path, None, query=query, accept="text/event-stream", read_s=read_timeout_s
             )
             if response.status >= 400:
-                _answer(response.status, response.read(), f"GET {path}")
+                _answer(response.status, _bounded(response, ANSWER_BYTES), f"GET {path}")
         return response
 
     def close(self) -> None:
@@ -183,17 +213,36 @@ class Transport:
         elif body is not None:
             headers["Content-Type"] = "application/json"
             content = json.dumps(body, separators=(",", ":")).encode()
-        streaming = read_s is not None
-        return self._pool.urlopen(
-            method,
-            target,
-            body=content,
-            headers=headers,
-            retries=False,
-            redirect=False,
-            preload_content=not streaming,
-            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=read_s or READ_TIMEOUT_S),
+        for _ in self._trusted:
+            try:
+                return self._pool.urlopen(
+                    method,
+                    target,
+                    body=content,
+                    headers=headers,
+                    retries=False,
+                    redirect=False,
+                    preload_content=False,
+                    timeout=urllib3.Timeout(
+                        connect=CONNECT_TIMEOUT_S, read=read_s or READ_TIMEOUT_S
+                    ),
+                )
+            except urllib3.exceptions.SSLError as error:
+                if not _is_unverified(error):
+                    raise
+                # Not a certificate of this one: of the next, perhaps. Nothing was sent.
+                failure = error
+                self._trusted = [*self._trusted[1:], self._trusted[0]]
+                self.reconnect()
+        raise failure
+
+    def reconnect(self) -> None:
+        """Leave idle connections; those that are in use live on until they are done."""
+        former, self._pool = (
+            self._pool,
+            _pool(self.url, self._trusted[0][1], self._socket_factory),
         )
+        former.close()
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
@@ -224,6 +273,37 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def split_authorities(text: str) -> tuple[str, ...]:
+    """Each certificate in TEXT, in PEM, once, in its order."""
+    return tuple(dict.fromkeys(block + "\n" for block in _CERTIFICATE.findall(text)))
+
+
+def _verifying(url: str, pem: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_verify_locations(cadata=pem)
+    except (ssl.SSLError, ValueError) as error:
+        raise ZtError(f"the authority of {url} is no PEM certificate: {error}") from error
+    return context
+
+
+def _is_unverified(error: Exception) -> bool:
+    """Did the handshake fail at the certificate?"""
+    return any(
+        isinstance(part, ssl.SSLCertVerificationError) for part in (*error.args, error.__cause__)
+    )
+
+
+def _bounded(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
+    """The body; Unreachable if it is larger than MOST bytes, whoever sends it."""
+    content = response.read(most + 1)
+    if len(content) > most:
+        response.close()
+        raise Unreachable(f"the answer has over {most} bytes")
+    return content
+
+
 def authority_hash(pem: str) -> bytes:
     """SHA-256 (32 bytes) of the DER of the certificate in PEM; ZtError if there is none."""
     try:
@@ -241,6 +321,7 @@ def fetch_authority(
     one, Unreachable if nothing came.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     pool = _pool(url, context, socket_factory, _UnverifiedPool)
@@ -253,12 +334,14 @@ def fetch_authority(
                 redirect=False,
                 timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
                 assert_same_host=False,
+                preload_content=False,
             )
+            content = _bounded(response, STRANGERS_BYTES)
     finally:
         pool.close()
-    answer = _answer(response.status, response.data, "GET /health")
+    answer = _answer(response.status, content, "GET /health")
     pem = answer.get("authority") if isinstance(answer, dict) else None
-    if not isinstance(pem, str):
+    if not isinstance(pem, str) or len(split_authorities(pem)) != 1:
         raise Refused(f"{url}/api/v1/health names no authority", status=response.status)
     try:
         found = authority_hash(pem)

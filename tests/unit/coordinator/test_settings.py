@@ -123,7 +123,7 @@ def test_a_damaged_certificate_is_made_anew_and_a_damaged_authority_is_said(
     files = tls.TlsFiles(tmp_path)
     files.server.write_text("half of")
     tls.prepare(tmp_path, ("localhost",))
-    assert tls.expires_at(tmp_path) > clock.now()
+    assert tls.expires_at(files.server) > clock.now()
     files.authority.write_text("half of")
     with pytest.raises(ZtError, match="authority .* is damaged"):
         tls.prepare(tmp_path, ("elsewhere",))
@@ -132,7 +132,7 @@ def test_a_damaged_certificate_is_made_anew_and_a_damaged_authority_is_said(
 def test_one_init_waits_for_the_other(tmp_path: Path) -> None:
     wanted = networks.settings(tmp_path)
     second = threading.Thread(target=setup.initialise, args=(wanted,))
-    with setup.alone(tmp_path):
+    with tls.alone(tmp_path):
         second.start()
         second.join(timeout=0.3)
         assert second.is_alive() and not tls.TlsFiles(tmp_path).authority_key.exists()
