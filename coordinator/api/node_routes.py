@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coordinator.api.route import Route
+from coordinator.authority import TrustedBody
 from coordinator.enrolment import ChallengeRequest, EnrolRequest, TokenRequest
 from coordinator.nodes import Ack
 from coordinator.rotation import CommitRequest, RotateRequest
@@ -59,6 +60,13 @@ class Stored:
     """How many events of a batch are stored."""
 
     stored: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorities:
+    """PEM of each authority that a node shall trust; the first is the server certificate's."""
+
+    authorities: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +151,16 @@ _RUNNING = (
         role="node",
         query=StreamQuery,
         stream="text/event-stream",
+    ),
+    Route(
+        method="POST",
+        path="/node/authorities",
+        view=None,
+        summary="Say which TLS authorities the node trusts; learn which it shall trust",
+        group="node",
+        role="node",
+        body=TrustedBody,
+        answer=Authorities,
     ),
     Route(
         method="POST",
