@@ -119,9 +119,9 @@ def _add(
 
 def _undo(before: NetworkState, written: Sequence[Difference]) -> Iterator[list[Any]]:
     """[kind, name, the object as it was or None, and of a rule that is gone its place]."""
-    places: dict[str, int] = {}
-    if any(one.kind == "rule" and one.after is None for one in written):
-        places = {rule.id: at for at, rule in enumerate(before.policy.rules)}
+    gone = {one.name for one in written if one.kind == "rule" and one.after is None}
+    rules = before.policy.rules if gone else ()
+    places = {rule.id: at for at, rule in enumerate(rules) if rule.id in gone}
     for one in written:
         was = None if one.before is None else dict(one.before)
         if one.kind == "policy" and was is not None and _ORDER in was:

@@ -37,6 +37,7 @@ from coordinator.api.context import EXTENSION, Service
 from coordinator.api.problems import problem
 from coordinator.app import create_app
 from coordinator.certificates import RENEWAL_EVERY_S, Certificates
+from coordinator.retention import Retention
 from coordinator.settings import Settings
 from coordinator.store import migrate
 from coordinator.store.engine import opened
@@ -102,9 +103,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
         manager: Notifier = self.app.notifier
         manager.ready(f"listening on {self.app.settings.listen}")
         renewal_at = 0.0
+        retention = Retention(here.store, self.app.settings.revisions_kept)
         while self.alive:
             self.notify()
             manager.alive()
+            retention.tick()
             self.app.certificates.look()
             if time.monotonic() >= renewal_at:
                 self.app.certificates.renew_if_due()

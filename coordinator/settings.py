@@ -102,6 +102,11 @@ def _check_limit(count: int) -> None:
         raise ValueError(f"want 1 to 1000000, got {count}")
 
 
+def _check_kept(count: int) -> None:
+    if not 1 <= count <= 1_000_000:
+        raise ValueError(f"want 1 to 1000000 revisions, got {count}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How often strangers may try, of each process: so many at once, and so many a minute then.
@@ -132,6 +137,7 @@ class Settings:
     user         who it becomes when it is started as root: a name or a number
     token_ttl_s  how long a node token is good for
     limits       how often strangers may try
+    revisions_kept   how many revisions can be read back and rolled back to
     trusted_proxies  whose X-Forwarded-For is believed: addresses or IP prefixes
     certificate_days  how long our own server certificate is good for
     certificate, private_key, authority
@@ -148,6 +154,7 @@ class Settings:
     user: str | int | None = field(default=None)
     token_ttl_s: int = field(default=3600, check=_check_ttl)
     limits: Limits = field(default_factory=Limits)
+    revisions_kept: int = field(default=1000, check=_check_kept)
     trusted_proxies: tuple[str, ...] = field(default=(), check=_check_proxies)
     certificate_days: int = field(default=SERVER_DAYS, check=_check_days)
     certificate: str | None = field(default=None, check=_check_directory)
