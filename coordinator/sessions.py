@@ -13,6 +13,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from coordinator import audit
+from coordinator.clock import rfc3339
 from coordinator.errors import Unauthenticated
 from coordinator.secrets import digest, fresh
 from coordinator.store.models import AdminTokenRow, SessionRow
@@ -42,15 +44,16 @@ def begin(session: Session, token: str, now: datetime) -> str:
         raise Unauthenticated("want an administrator's token")
     session.execute(delete(SessionRow).where(SessionRow.expires_at <= now))
     cookie = fresh("zts")
-    session.add(
-        SessionRow(
-            hash=digest(cookie),
-            token_name=row.name,
-            csrf=secrets.token_urlsafe(32),
-            created_at=now,
-            expires_at=now + TTL,
-        )
+    made = SessionRow(
+        hash=digest(cookie),
+        token_name=row.name,
+        csrf=secrets.token_urlsafe(32),
+        created_at=now,
+        expires_at=now + TTL,
     )
+    session.add(made)
+    by = audit.token(row.name)
+    audit.record(session, by, "login", "session", row.name, None, _shown(made), now)
     return cookie
 
 
@@ -69,9 +72,18 @@ def administrator(session: Session, token: str, now: datetime) -> AdminTokenRow 
     return None if browser is None else session.get_one(AdminTokenRow, browser.name)
 
 
-def end(session: Session, cookie: str) -> None:
+def end(session: Session, cookie: str, now: datetime) -> None:
     """The session of that cookie is over, if there was one."""
-    session.execute(delete(SessionRow).where(SessionRow.hash == digest(cookie)))
+    row = session.get(SessionRow, digest(cookie))
+    if row is not None:
+        by = audit.token(row.token_name)
+        audit.record(session, by, "logout", "session", row.token_name, _shown(row), None, now)
+        session.delete(row)
+
+
+def _shown(row: SessionRow) -> dict[str, str]:
+    """As the audit log has it: neither the cookie nor what its forms bring."""
+    return {"begun_at": rfc3339(row.created_at), "expires_at": rfc3339(row.expires_at)}
 
 
 def end_all(session: Session, token_name: str) -> None:

@@ -101,6 +101,17 @@ def get(path: str, query: Mapping[str, str] | None = None) -> Answer:
     return answer
 
 
+def write(method: str, path: str, body: Any = None, *, tag: str | None = None) -> Answer:
+    """Likewise for a form: where it was sent by the button that only asks, nothing is written."""
+    query = {"dry_run": "true"} if is_asked_only() else None
+    return ask(method, path, body, query=query, tag=tag)
+
+
+def is_asked_only() -> bool:
+    """Was this form sent to learn what it would change?"""
+    return "preview" in request.form
+
+
 def at(collection: str, name: str) -> str:
     """The path of the object NAME in COLLECTION."""
     return f"{collection}/{quote(name, safe='')}"

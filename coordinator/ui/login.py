@@ -38,7 +38,7 @@ def log_in() -> AnyResponse:
 @blueprint.post("/logout")
 def log_out() -> AnyResponse:
     with service().store.writing() as session:
-        sessions.end(session, request.cookies.get(COOKIE, ""))
+        sessions.end(session, request.cookies.get(COOKIE, ""), clock.now())
     response = redirect(url_for("ui.login"), 303)
     guard.forget(response, COOKIE)
     return response

@@ -8,8 +8,9 @@ from flask import Response, abort, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from coordinator.ui import forms, guard
+from coordinator.ui.changes import changes
 from coordinator.ui.forms import Field, Placed
-from coordinator.ui.inside import Answer, Refusal, ask, at, get
+from coordinator.ui.inside import Answer, Refusal, at, get, is_asked_only, write
 from coordinator.ui.kinds import KINDS, NODES, RULES, SETUP_KEYS, TOKENS, Kind, may
 from coordinator.ui.listing import listed
 from coordinator.ui.page import blueprint, go, render
@@ -36,8 +37,8 @@ def creation(slug: str) -> Response:
 @blueprint.post(f"/<{_SLUGS}:slug>/new")
 def create(slug: str) -> AnyResponse:
     kind = _writable(slug, creates=True)
-    answer = ask("POST", kind.path, forms.typed(kind.fields, request.form))
-    if answer.is_ok:
+    answer = write("POST", kind.path, forms.typed(kind.fields, request.form))
+    if answer.is_ok and not is_asked_only():
         if kind in (SETUP_KEYS, TOKENS):
             return _shown_once(kind, answer.body)
         return _to_list(kind)
@@ -61,8 +62,8 @@ def edit(slug: str, name: str) -> AnyResponse:
     wanted = forms.typed(fields, request.form)
     if kind is not NODES:
         wanted[kind.key] = name
-    answer = ask("PUT", at(kind.path, name), wanted, tag=tag)
-    if answer.is_ok:
+    answer = write("PUT", at(kind.path, name), wanted, tag=tag)
+    if answer.is_ok and not is_asked_only():
         if kind is NODES:
             return go("node", name=wanted["name"])
         return _to_list(kind)
@@ -87,8 +88,8 @@ def deletion(slug: str, name: str) -> Response:
 @blueprint.post(f"/<{_SLUGS}:slug>/<name>/delete")
 def delete(slug: str, name: str) -> AnyResponse:
     kind = _writable(slug)
-    answer = ask("DELETE", at(kind.path, name), tag=request.form.get("etag") or None)
-    if answer.is_ok:
+    answer = write("DELETE", at(kind.path, name), tag=request.form.get("etag") or None)
+    if answer.is_ok and not is_asked_only():
         return go("nodes") if kind is NODES else _to_list(kind)
     if answer.status == 404:
         raise Refusal(answer)
@@ -136,7 +137,7 @@ def _form(
         own = name or values.get(kind.key, "")
         status = answer.status
         placed = forms.place(answer.faults, known, kind.prefix(own), kind.leftover)
-        if not answer.faults:
+        if not answer.is_ok and not answer.faults:
             placed = Placed(whole=(answer.detail,))
     return render(
         "form.html",
@@ -149,7 +150,17 @@ def _form(
         etag=tag or "",
         theirs=theirs,
         offered=offered(fields),
+        preview=preview_of(answer),
     )
+
+
+def preview_of(answer: Answer | None) -> dict[str, Any] | None:
+    """What a form that only asked would change, as the templates show it."""
+    if answer is None or not answer.is_ok:
+        return None
+    found: dict[str, Any] = answer.body["preview"]
+    shown = [{**one, "fields": changes(one["before"], one["after"])} for one in found["changes"]]
+    return {**found, "changes": shown}
 
 
 def offered(fields: tuple[Field, ...]) -> dict[str, list[str]]:
@@ -181,8 +192,10 @@ def _confirm(kind: Kind, name: str, found: Answer, answer: Answer | None = None)
         status=200 if answer is None else answer.status,
         kind=kind,
         name=name,
+        values=forms.shown(kind.fields, found.body),
         etag=found.tag or "",
-        answer=answer,
+        answer=answer if answer is not None and not answer.is_ok else None,
+        preview=preview_of(answer),
     )
 
 

@@ -12,10 +12,10 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from coordinator.ui import forms, guard
 from coordinator.ui.forms import Field
-from coordinator.ui.inside import Answer, ask, get
+from coordinator.ui.inside import Answer, get, is_asked_only, write
 from coordinator.ui.kinds import RULES, may
 from coordinator.ui.listing import listed
-from coordinator.ui.objects import offered
+from coordinator.ui.objects import offered, preview_of
 from coordinator.ui.page import blueprint, go, render
 
 _EMPTY_ROWS = 3  # beside those that are there; saved, there are as many again
@@ -74,8 +74,8 @@ def policy_edit(part: str) -> AnyResponse:
     wanted: Any = [forms.typed(PARTS[part], values) for values in typed]
     if part == "default":
         wanted = request.form.get("default", "")
-    answer = ask("PUT", f"/policy/{part}", {part: wanted}, tag=tag)
-    if answer.is_ok:
+    answer = write("PUT", f"/policy/{part}", {part: wanted}, tag=tag)
+    if answer.is_ok and not is_asked_only():
         return go("policy")
     rows = [_judged(values, part, i, answer.faults) for i, values in enumerate(typed)]
     theirs = None
@@ -136,7 +136,7 @@ def _form(
     if answer is not None and theirs is None:
         loose = (f for f in answer.faults if (m := _FAULT.match(f[0])) is None or m[1] != part)
         whole = tuple(f"{path}: {text}" for path, text in loose)
-        if not answer.faults:
+        if not answer.is_ok and not answer.faults:
             whole = (answer.detail,)
     return render(
         "policy_form.html",
@@ -148,7 +148,8 @@ def _form(
         default=content if part == "default" else "",
         rows=rows,
         whole=whole,
-        is_wrong=answer is not None,
+        is_wrong=answer is not None and not answer.is_ok,
+        preview=preview_of(answer),
         theirs=theirs,
         etag=tag or "",
         offered=offered(fields),

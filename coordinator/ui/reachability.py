@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from flask import Response, abort, request
 
 from coordinator.ui.forms import Field
-from coordinator.ui.inside import Answer, Refusal, ask, get
+from coordinator.ui.inside import Answer, Refusal, ask, at, get
 from coordinator.ui.objects import offered
 from coordinator.ui.page import blueprint, render
 
@@ -28,6 +28,8 @@ def reachability() -> Response:
     offsets = {"from_offset": str(down), "to_offset": str(across)}
     matrix = get("/reachability", limits | offsets).body
     asked = {spec.name: request.args.get(spec.name, "").strip() for spec in ASKED}
+    if "cell" in request.args:
+        asked |= {end: _principal(asked[end]) for end in ("from", "to")}
     answer = _explained(asked)
     return render(
         "reachability.html",
@@ -43,6 +45,14 @@ def reachability() -> Response:
         at={"down": down, "across": across},
         shown=SHOWN,
     )
+
+
+def _principal(name: str) -> str:
+    """NAME of a cell, so that it cannot mean a node that is called so and is somebody else."""
+    for kind, path in (("identity", "/identities"), ("resource", "/resources")):
+        if ask("GET", at(path, name)).is_ok:
+            return f"{kind}:{name}"
+    return name
 
 
 def _explained(asked: dict[str, str]) -> Answer | None:

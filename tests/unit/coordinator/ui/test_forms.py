@@ -149,6 +149,38 @@ def test_a_form_that_forgot_what_it_was_made_for_is_refused(
     assert network("GET", "/groups/both")
 
 
+def test_what_a_form_would_change_is_shown_and_not_done(
+    owner: Person, service: Service, network: Call
+) -> None:
+    add_node(service, 1, "mesh")
+    at = network("GET", "/network")["revision"]
+    page = owner.send("/ui/rules/new", RULE, status=200, preview="1")
+    assert "It would change 1 object" in page and "what 1 node is told" in page
+    assert "create rule r" in page and "rules +1 (r)" in page
+    assert 'value="a"' in page  # and can be sent as it is
+    for path, fields in (
+        ("/ui/groups/both/edit", {"members": "a"}),
+        ("/ui/groups/both/delete", {}),
+        ("/ui/policy/default/edit", {"default": "allow"}),
+        ("/ui/nodes/n1/edit", {"name": "n2", "identity": "a", "endpoint": ""}),
+        ("/ui/nodes/n1/delete", {}),
+    ):
+        assert "Nothing is changed yet" in owner.send(path, fields, status=200, preview="1")
+    assert network("GET", "/network")["revision"] == at
+    assert faults(owner.send("/ui/rules/new", {**RULE, "to": "x"}, status=422, preview="1"))
+    assert owner.send("/ui/rules/new", RULE) == "/ui/policy"
+
+
+def test_what_was_changed_meanwhile_is_not_deleted_unseen(owner: Person, network: Call) -> None:
+    mine = owner.hidden("/ui/groups/both/delete")
+    owner.send("/ui/groups/both/edit", members="b")
+    refused = owner.open("POST", "/ui/groups/both/delete", **mine)
+    assert refused.status_code == 412
+    assert "<dt>Members</dt><dd>b</dd>" in refused.text
+    assert network("GET", "/groups/both")
+    owner.send("/ui/groups/both/delete")
+
+
 def test_what_somebody_else_deleted_meanwhile_is_not_made_again(
     owner: Person, network: Call
 ) -> None:

@@ -7,8 +7,10 @@ from html import unescape
 
 import pytest
 
-from coordinator.ui.history import changes
+from coordinator.api.context import Service
+from coordinator.ui.changes import changes
 from tests.unit.coordinator.conftest import Call
+from tests.unit.coordinator.test_network import add_node
 from tests.unit.coordinator.ui.conftest import Meet, Person
 
 RULE = {"id": "r", "from": "a", "to": "b", "action": "allow"}
@@ -122,6 +124,17 @@ def test_the_matrix_follows_the_policy_and_a_cell_leads_to_the_reason(
     assert "some allowed" in why
     assert "tcp 80 allowed r" in rows(why)
     assert "No rule speaks of them" in owner.get("/ui/reachability?from=b&to=a")
+
+
+def test_a_cell_is_of_the_identity_and_not_of_a_node_that_is_called_so(
+    owner: Person, service: Service, network: Call
+) -> None:
+    add_node(service, 1, "mesh")
+    tag = network("GET", "/nodes/n1")
+    owner.send("/ui/nodes/n1/edit", name="a", identity="b", endpoint=tag["endpoint"])
+    assert "two meanings" in owner.get("/ui/reachability?from=a&to=b", status=422)
+    cell = cells(owner.get("/ui/reachability"))["a to b: nothing"].partition("#")[0]
+    assert "nothing allowed" in owner.get(cell)
 
 
 def test_a_question_about_nobody_is_refused_beside_the_field(owner: Person, network: Call) -> None:

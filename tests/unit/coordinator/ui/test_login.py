@@ -92,6 +92,16 @@ def test_the_store_has_the_hash_of_a_cookie_and_not_the_cookie(
     assert owner.token not in held
 
 
+def test_a_login_and_a_logout_are_in_the_audit_log(owner: Person, call: Call) -> None:
+    owner.send("/ui/logout", on="/ui/")
+    rows = call("GET", "/audit?kind=session")["items"]
+    assert [(row["actor"], row["action"], row["name"]) for row in rows] == [
+        ("token owner", "logout", "owner"),
+        ("token owner", "login", "owner"),
+    ]
+    assert {*rows[1]["after"]} == {"begun_at", "expires_at"}
+
+
 def test_a_logout_ends_this_session_and_no_other(app: Flask, owner: Person) -> None:
     other = Person(app, owner.token)
     other.log_in()
