@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar, cast
@@ -98,12 +99,20 @@ def raw_body(kind: str) -> bytes:
 
 
 def parse_json(raw: bytes) -> Any:
-    """JSON as RFC 8259 has it: UTF-8, no NaN, no lone surrogates; BadRequest otherwise."""
+    """JSON as RFC 8259 has it: UTF-8, no NaN, no lone surrogates; BadRequest otherwise.
+
+    A key that is there twice is refused as well (of two readers, each might take another one), and
+    so is U+0000, which no database keeps alike.
+    """
     try:
         # Decoded here: json.loads would guess UTF-16 too, and let surrogates through in both.
-        data = json.loads(raw.decode("utf-8"), parse_constant=_refuse)
+        data = json.loads(
+            raw.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_without_repetition
+        )
         if b"\\ud" in raw or b"\\uD" in raw:
             json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate cannot be encoded
+        if b"\\u0000" in raw and _has_nul(data):
+            raise ValueError("U+0000 in a text")
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is no JSON: {error}"[:200]) from None
     return data
@@ -112,6 +121,22 @@ def parse_json(raw: bytes) -> Any:
 def revised(revision: Revision, answer: dict[str, Any] | None = None) -> dict[str, Any]:
     """An answer to a write: what was asked for, and the revision it made."""
     return {**(answer or {}), "revision": codec.encode(revision)}
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice[:60]!r} is there twice")
+    return found
+
+
+def _has_nul(data: Any) -> bool:
+    if isinstance(data, dict):
+        return any("\0" in key or _has_nul(value) for key, value in data.items())
+    if isinstance(data, list):
+        return any(map(_has_nul, data))
+    return isinstance(data, str) and "\0" in data
 
 
 def _refuse(word: str) -> NoReturn:

@@ -25,6 +25,7 @@ def decode(kind: type[T] | None, given: MultiDict[str, str]) -> T | None:
         for name in given
         if name not in known
     ]
+    faults += [f"{name}: want no U+0000" for name in given if "\0" in given[name]]
     faults += [f"{name}: given twice" for name in given if len(given.getlist(name)) > 1]
     data = {name: _value(hints[known[name]], given[name]) for name in given if name in known}
     if kind is None or faults:

@@ -31,6 +31,7 @@ from coordinator.api.admin import (
 from coordinator.api.context import bearer, body, parse_json, raw_body, service
 from coordinator.api.openapi import served as openapi
 from coordinator.api.route import MERGE_PATCH, Call, Reply, Route
+from ztlab.errors import NotFound
 from ztlab.model.management import AdminRole
 
 MODULES = (
@@ -70,6 +71,9 @@ def blueprint() -> Blueprint:
 def _served(route: Route, view: Callable[[Call], Any]) -> Callable[..., Response]:
     def serve(**path: str) -> Response:
         actor = _authorized(route.role)
+        for name, text in path.items():
+            if "\0" in text:  # PostgreSQL could not even look for it
+                raise NotFound(f"no {name} has U+0000 in it")
         call = Call(
             service=service(),
             actor=actor,

@@ -176,7 +176,7 @@ def _body(route: Route, schemas: Schemas) -> dict[str, Any] | None:
     if route.patches is not None:
         return {MERGE_PATCH: {"schema": schemas.patch(route.patches)}}
     if route.media is not None:
-        return {route.media: {"schema": {}}}
+        return {route.media: {"schema": {"type": "string", "format": "binary"}}}
     if route.body is None:
         return None
     if route.repeats:
@@ -201,7 +201,8 @@ def _responses(route: Route, schemas: Schemas) -> dict[str, Any]:
 def _success(route: Route, status: int, schemas: Schemas) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": HTTPStatus(status).phrase}
     if route.stream is not None:
-        answer["content"] = {route.stream: {"schema": {"type": "string"}}}
+        schema = {"type": "object" if route.stream == JSON else "string"}
+        answer["content"] = {route.stream: {"schema": schema}}
     elif status != 204:
         answer["content"] = {JSON: {"schema": _answer(route, schemas)}}
     if route.tagged:

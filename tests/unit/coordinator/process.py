@@ -145,11 +145,17 @@ def write_settings(directory: Path, **changes: Any) -> int:
         **({"user": "nobody"} if os.geteuid() == 0 else {}),
         **changes,
     }
-    lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]
+    lines = [f"{key} = {_toml(value)}\n" for key, value in settings.items()]
     path = directory / "coordinator.toml"
     path.write_text("".join(lines))
     path.chmod(0o644)
     return port
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    return json.dumps(value)
 
 
 def start(
