@@ -16,7 +16,7 @@ from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from coordinator import audit
+from coordinator import audit, counters
 from coordinator.errors import Reason
 from coordinator.limits import Limiter
 from coordinator.settings import Limits
@@ -66,12 +66,14 @@ class Refusals:
         """Count it. 0.0: within the limit; else for how many seconds the source has to wait."""
         with self._lock:
             self.counts[refusal.what, refusal.reason] += 1
+        counters.refused(refusal.what, refusal.reason)
         wait_s = self._failures.take(f"source {refusal.source}")
         if refusal.subject:
             wait_s = max(wait_s, self._failures.take(f"subject {refusal.subject}"))
         if wait_s:
             with self._lock:
                 self.counts[refusal.what, "too_many"] += 1
+            counters.refused(refusal.what, "too_many")
         return wait_s
 
     def note(self, store: Store, refusal: Refusal, now: datetime) -> bool:
