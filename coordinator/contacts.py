@@ -47,10 +47,12 @@ class Contacts:
             self._waiting.append(mine)
             is_first = len(self._waiting) == 1
         if is_first:
-            time.sleep(LINGER_S)
-            with self._lock:
-                together, self._waiting = self._waiting, []
-            self._write(together)
+            try:
+                time.sleep(LINGER_S)
+            finally:  # whoever ends this one must not leave the others waiting
+                with self._lock:
+                    together, self._waiting = self._waiting, []
+                self._write(together)
         else:
             mine.done.wait()
         if mine.error is not None:

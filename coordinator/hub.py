@@ -48,8 +48,12 @@ class Subscription:
 
     def wait(self, timeout_s: float) -> bool:
         """Until somebody rings, at most TIMEOUT_S seconds; did somebody ring?"""
-        rang = self._bell.wait(timeout_s)
-        self._bell.clear()
+        self._bell.wait(timeout_s)
+        # What wait() says is not enough: it may be rung just as the time ran out. And what was not
+        # rung is not cleared: that could undo a ring that comes in between.
+        rang = self._bell.is_set()
+        if rang:
+            self._bell.clear()
         return rang
 
     def ring(self) -> None:

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from coordinator import clock, network, nodes, stream
 from coordinator.api.context import Service
+from coordinator.hub import Subscription
 from coordinator.nodes import Caller
 from tests.unit.coordinator.test_network import add_identity, add_node
 
@@ -74,6 +77,20 @@ def test_a_change_there_and_back_between_two_looks_moves_the_revision_only(
     kind, second = next(events)
     assert (kind, second["digest"]) == ("current", first["digest"])
     assert second["revision"]["number"] == first["revision"]["number"] + 2
+
+
+def test_a_ring_just_as_the_time_runs_out_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    ear = Subscription()
+    assert not ear.wait(0)
+
+    def too_late(bell: threading.Event, _: float | None = None) -> bool:
+        bell.set()  # as gevent's does when a busy process looks at the clock and then at the bell
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Event, "wait", too_late)
+        assert ear.wait(0)
+    assert not ear.wait(0)
 
 
 def test_a_burst_of_changes_is_told_once_and_timed(service: Service) -> None:
