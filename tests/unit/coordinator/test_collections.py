@@ -27,7 +27,9 @@ def ask(app: Flask, service: Service) -> Any:
     ) -> TestResponse:
         usual = "application/merge-patch+json" if method == "PATCH" else "application/json"
         media = media or usual
-        content = {} if body is None else {"data": json.dumps(body), "content_type": media}
+        content: dict[str, Any] = (
+            {} if body is None else {"data": json.dumps(body), "content_type": media}
+        )
         sent = {"Authorization": f"Bearer {token}", **headers}
         return app.test_client().open(f"/api/v1{path}", method=method, headers=sent, **content)
 
@@ -179,7 +181,8 @@ def test_a_patch_is_judged_by_the_whole_that_it_makes(call: Call) -> None:
 
 def test_a_patch_is_of_its_media_type(ask: Any) -> None:
     ask("PUT", "/groups/a", {"members": []})
-    body, any_tag = {"members": []}, {"If-Match": "*"}
+    body: dict[str, Any] = {"members": []}
+    any_tag = {"If-Match": "*"}
     assert ask("PATCH", "/groups/a", body, **any_tag).status_code == 200
     assert ask("PATCH", "/groups/a", body, media="application/json", **any_tag).status_code == 415
 
