@@ -24,6 +24,7 @@ from ztlab.model.management import (
     Network,
     NewSetupKey,
     Node,
+    NodeConfiguration,
     Resource,
     SetupKey,
 )
@@ -79,6 +80,11 @@ class AdminClient:
     def node(self, name: str) -> Node:
         """One node by name or id."""
         return self.stored(Node, "/nodes", name).value
+
+    def configuration(self, name: str) -> NodeConfiguration:
+        """Everything a node should have."""
+        found = self.get(_path("/nodes", name) + "/configuration")
+        return codec.decode(NodeConfiguration, found, path="configuration")
 
     def update_node(
         self, name: str, *, new_name: str, identity: str, endpoint: str | None, etag: str

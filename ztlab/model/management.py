@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ztlab.model.config import Revision, Role
+from ztlab.model.config import NodeConfig, Revision, Role
 from ztlab.model.keys import FormerKey, KeyChange
 
 ANY_TAG = "*"  # an entity tag: whatever is there
@@ -61,6 +61,15 @@ class Node:
     has_converged: bool
     rotation: KeyChange | None = None
     former_keys: tuple[FormerKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfiguration:
+    """What a node should have, whole."""
+
+    revision: Revision
+    digest: str
+    config: NodeConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator import clock, nodes
+from coordinator import clock, network, nodes
 from coordinator.api.collection import Collection
-from coordinator.api.route import Answer, Route
+from coordinator.api.route import Answer, Call, Route
 from coordinator.listing import Listing, NamedQuery
 from coordinator.nodes import NodeBody
 from coordinator.store.models import NodeRow
-from ztlab.model import management
+from ztlab.errors import NotFound
+from ztlab.model import codec, management
 from ztlab.model.codec import field
 from ztlab.model.config import Role
 
@@ -80,4 +81,26 @@ COLLECTION = Collection(
     observed=frozenset({"last_contact_at", "wanted", "applied", "has_converged", "rotation"}),
     renames=True,
 )
-ROUTES: tuple[Route, ...] = COLLECTION.routes()
+
+
+def _get_configuration(call: Call) -> Answer:
+    with call.reading() as session:
+        node = nodes.find(session, call.path["name"])
+        config = network.config_of(session, node.id)
+        if config is None:
+            raise NotFound(f"node {node.name} was revoked: it is told nothing any more")
+        return {**codec.encode(network.wanted(node)), "config": codec.encode(config)}
+
+
+ROUTES: tuple[Route, ...] = (
+    *COLLECTION.routes(),
+    Route(
+        method="GET",
+        path="/nodes/{name}/configuration",
+        view=_get_configuration,
+        summary="Everything the node is told: its peers with their AllowedIPs, identities, policy",
+        group="nodes",
+        role="viewer",
+        answer=management.NodeConfiguration,
+    ),
+)

@@ -14,6 +14,8 @@ from coordinator import access, clock
 from coordinator.api.context import Service
 from tests.unit.coordinator.conftest import Call
 from tests.unit.coordinator.test_network import add_node
+from ztlab.model.codec import decode
+from ztlab.model.management import NodeConfiguration
 
 
 @pytest.fixture
@@ -266,7 +268,21 @@ def test_a_body_has_each_key_once_and_none_that_is_unknown(
     assert answer.status_code == status
 
 
-# --- gateways, the last owner
+# --- configurations, gateways, the last owner
+
+
+def test_a_nodes_configuration_shows_what_its_allowed_ips_are_made_of(
+    call: Call, service: Service
+) -> None:
+    add_node(service, 1, "gateway")
+    add_node(service, 2, "client")
+    body = {"name": "db", "cidr": "192.0.2.0/24", "gateway": "n1", "via": ["203.0.113.1"]}
+    call("POST", "/resources", body, status=201)
+    found = decode(NodeConfiguration, call("GET", "/nodes/n2/configuration"))
+    assert found.config.digest() == found.digest == call("GET", "/nodes/n2")["wanted"]["digest"]
+    assert {"192.0.2.0/24", "203.0.113.1/32"} <= set(found.config.peers[0].allowed_ips)
+    call("DELETE", "/nodes/n2")
+    call("GET", "/nodes/n2/configuration", status=404)
 
 
 def test_a_gateway_shows_what_lies_behind_it(call: Call, service: Service) -> None:
