@@ -202,4 +202,5 @@ def _confirm(kind: Kind, name: str, found: Answer, answer: Answer | None = None)
 def _shown_once(kind: Kind, made: dict[str, Any]) -> Response:
     """The only answer that a secret is ever in; it is not kept, and no cache may keep it."""
     secret = made.get("key") or made.get("token")
-    return render("secret.html", title=f"New {kind.one}", kind=kind, made=made, secret=secret)
+    origin = request.host_url.rstrip("/")
+    return render("secret.html", title=f"New {kind.one}", kind=kind, secret=secret, origin=origin)

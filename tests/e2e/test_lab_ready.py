@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -20,7 +21,6 @@ from tests.e2e.commands import ZTLAB, shown, ztlab
 from tests.e2e.plans import gateway, mesh
 from tests.e2e.waiting import wait_until
 from ztlab.lab import build, metrics, ready, state
-from ztlab.lab.forward import coordinator_port
 from ztlab.lab.lab import Lab
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.wireguard, pytest.mark.bpf]
@@ -55,8 +55,12 @@ def test_a_mesh_is_ready_when_up_returns(lab: Lab) -> None:
         found = lab.run(name, ["getent", "ahosts", "bob"], check=True).stdout
         assert set(lab.tunnel_addresses("bob")) == {line.split()[0] for line in found.splitlines()}
 
-    # The coordinator's pages can be reached from this machine, and say by whom they are served.
-    with coordinator_port(lab) as port:
+    # The coordinator's pages can be reached from this machine.
+    command = [ZTLAB, "ui", "--lab", lab.name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as leading:
+        assert leading.stdout is not None
+        port = urlsplit(leading.stdout.readline().strip()).port
+        assert port is not None
         authority = state.coordinator_dir(lab.name) / "state/authority.pem"
         context = ssl.create_default_context(cafile=str(authority))
         context.check_hostname = False  # the certificate names the coordinator's own address
@@ -65,6 +69,8 @@ def test_a_mesh_is_ready_when_up_returns(lab: Lab) -> None:
         answer = pages.getresponse()
         assert answer.status == 200 and b"Log in" in answer.read()
         pages.close()
+        leading.send_signal(signal.SIGINT)
+        assert leading.wait(timeout=20) == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=3)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from tests.ui.conftest import DESKTOP, PHONE, complaints, log_in, shot
 from tests.ui.webdriver import ENTER, SPACE, TAB, Browser, DriverError, Element
 from tests.unit.coordinator.process import Coordinator, Keys
+from ztlab.model.management import ANY_TAG
 
 pytestmark = pytest.mark.browser
 SECTIONS = (
@@ -139,6 +142,40 @@ def test_a_rule_changes_the_matrix_a_bad_one_nothing_and_it_is_rolled_back(
     shot(inside, "audit")
     inside.press("Verify the whole log")
     assert "Intact" in inside.one("main p").text
+
+
+def test_of_two_who_edit_the_same_the_second_sees_both_versions(
+    inside: Browser, coordinator: Coordinator
+) -> None:
+    with closing(coordinator.admin()) as admin:
+        admin.put_group("shared", [], etag=None)
+        inside.open(f"{coordinator.url}/ui/groups/shared/edit")
+        admin.put_group("shared", ["world"], etag=ANY_TAG)
+        inside.fill(members="")
+        inside.press("Save")
+        assert "somebody else changed it" in inside.one("[role=alert]").text
+        assert inside.one("td[data-label=Theirs]").text == "world"
+        shot(inside, "stale")
+        assert [group.members for group in admin.groups(name="shared")] == [("world",)]
+        inside.press("Save")
+        inside.until(lambda: inside.url.endswith("/ui/groups"), "the list")
+        assert [group.members for group in admin.groups(name="shared")] == [()]
+
+
+def test_a_form_asks_what_it_would_change_and_enter_saves_it(
+    inside: Browser, coordinator: Coordinator
+) -> None:
+    inside.open(f"{coordinator.url}/ui/identities/new")
+    inside.keys("asked")
+    inside.press("What would it change?")
+    assert "create identity asked" in inside.one(".preview").text
+    shot(inside, "preview")
+    with closing(coordinator.admin()) as admin:
+        assert admin.identities(name="asked") == ()
+        inside.one("[name=name]").click()
+        inside.keys(ENTER)
+        inside.until(lambda: inside.url.endswith("/ui/identities"), "the list")
+        assert [identity.name for identity in admin.identities(name="asked")] == ["asked"]
 
 
 def test_a_form_is_filled_in_with_the_keyboard_alone(

@@ -17,6 +17,8 @@ from tests.unit.coordinator.conftest import Call
 from tests.unit.coordinator.ui.conftest import ORIGIN, Meet, Person
 from ztlab.errors import ZtError
 
+ON_BOTH_STORES = True
+
 
 def is_inside(person: Person) -> bool:
     return person.open("GET", "/ui/nodes").status_code == 200
