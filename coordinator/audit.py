@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import event, insert, select
 from sqlalchemy.orm import Session
 
-from coordinator import clock
+from coordinator import clock, counters
 from coordinator.store.models import AuditRow, NetworkRow
 from ztlab.model import codec
 from ztlab.model.identity import client_id
@@ -118,6 +118,12 @@ def head(session: Session) -> dict[str, Any]:
     return {"id": last[0], "hash": last[1]}
 
 
+def show_head(session: Session) -> None:
+    """Let the metrics say what `head` says: at start, and after each commit of this process."""
+    row_id, row_hash = _last(session)
+    _show(row_id, row_hash)
+
+
 def verify(session: Session, *, expect: str | None = None) -> Verification:
     """Go through the whole log; EXPECT is a hash that was noted before and must be in it."""
     faults: list[str] = []
@@ -164,7 +170,15 @@ def _write(session: Session) -> None:
     entries: list[Entry] = session.info.pop(_PENDING, [])
     if entries:
         session.flush()
-        session.execute(insert(AuditRow), _chained(session, entries))
+        rows = _chained(session, entries)
+        session.execute(insert(AuditRow), rows)
+        newest = rows[-1]["id"], rows[-1]["hash"]
+        event.listen(session, "after_commit", lambda _: _show(*newest), once=True)
+
+
+def _show(row_id: int, row_hash: str) -> None:
+    counters.AUDIT_ROWS.set(row_id)
+    counters.AUDIT_HEAD.info({"hash": row_hash})
 
 
 def _chained(session: Session, entries: Sequence[Entry]) -> list[dict[str, Any]]:

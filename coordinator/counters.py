@@ -5,7 +5,7 @@ Names and labels: docs/CONFIGURATION.md. A label never carries what a stranger w
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 # Its own, or the library's numbers about Python and the process would be shown as well.
 REGISTRY = CollectorRegistry()
@@ -44,6 +44,14 @@ LOG_PRUNED = Counter(
 DATABASE_ERRORS = Counter(
     "zt_coordinator_database_errors",
     "Statements and connections that failed in the store.",
+    registry=REGISTRY,
+)
+AUDIT_ROWS = Gauge("zt_coordinator_audit_rows", "Rows of the audit log.", registry=REGISTRY)
+# A label that is new with each change: who scrapes it keeps what `audit verify --expect` needs, on
+# a machine that whoever changes the log here does not have.
+AUDIT_HEAD = Info(
+    "zt_coordinator_audit_head",
+    "Hash of the audit log's newest row, as this process knows it.",
     registry=REGISTRY,
 )
 

@@ -32,7 +32,7 @@ from gunicorn.glogging import Logger
 from gunicorn.http import errors as http_errors
 from gunicorn.workers.ggevent import GeventWorker
 
-from coordinator import network, privileges, tls
+from coordinator import audit, network, privileges, tls
 from coordinator.api.context import EXTENSION, Service
 from coordinator.api.problems import problem
 from coordinator.app import create_app
@@ -94,6 +94,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         )
         here: Service = cast(Flask, self.wsgi).extensions[EXTENSION]
         network.refresh(here.store, here.hub)
+        with here.store.reading() as session:
+            audit.show_head(session)
         _collect_less()
         # The certificate may be another one by then (coordinator/certificates.py).
         server.wrap_socket = lambda client, **options: (

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from coordinator import audit, clock, network
 from coordinator.api.context import Service
+from coordinator.counters import REGISTRY
 from coordinator.store.models import AuditRow
 from tests.unit.coordinator.test_network import add_identity
 
@@ -203,3 +204,14 @@ def test_a_change_of_the_network_leaves_a_row_for_each_object(service: Service) 
 
     add_identity(service, "web")  # changes nothing
     assert len(rows(service)) == before + 1
+
+
+def test_the_newest_hash_is_in_the_metrics(service: Service) -> None:
+    note(service, "a")
+    newest = rows(service)[-1]
+
+    assert REGISTRY.get_sample_value("zt_coordinator_audit_rows") == newest["id"]
+    labels = {"hash": newest["hash"]}
+    assert REGISTRY.get_sample_value("zt_coordinator_audit_head_info", labels) == 1
+    note(service, "b")
+    assert REGISTRY.get_sample_value("zt_coordinator_audit_head_info", labels) is None

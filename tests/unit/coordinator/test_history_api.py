@@ -7,24 +7,26 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import text
+from sqlalchemy import select
 
 from coordinator import access, clock
 from coordinator.api.context import Service
 from coordinator.api.route import DryRunQuery
 from coordinator.api.table import ROUTES
+from coordinator.store.models import Base
 from tests.unit.coordinator.conftest import Call
 from tests.unit.coordinator.test_api import DOCUMENT, POLICY, errors
 from tests.unit.coordinator.test_network import add_node
+
+ON_BOTH_STORES = True
 
 
 def dump(service: Service) -> list[Any]:
     """The whole store."""
     with service.store.reading() as session:
-        tables = session.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'"))
         return [
-            (name, session.execute(text(f'SELECT * FROM "{name}"')).all())
-            for name in sorted(tables.scalars())
+            (table.name, sorted(session.execute(select(table)).all(), key=repr))
+            for table in Base.metadata.sorted_tables
         ]
 
 
@@ -205,6 +207,24 @@ def test_a_dry_run_writes_nothing_and_wakes_nobody(
 
 def answer_creates(method: str, path: str) -> bool:
     return method == "POST" or (method == "PUT" and path.endswith("/x"))
+
+
+@pytest.mark.parametrize(("method", "path", "body"), list(writes()))
+def test_every_write_leaves_rows_that_say_who_and_at_which_revision(
+    call: Call, written: Service, method: str, path: str, body: Any
+) -> None:
+    call("PUT", "/policy/tests", {"tests": []})
+    if path == "/identities/i2":
+        call("DELETE", "/nodes/n2")
+    head = call("GET", "/audit/head")["id"]
+
+    done = call(method, path, body, status=201 if answer_creates(method, path) else 200)
+
+    rows = [row for row in call("GET", "/audit?limit=1000")["items"] if row["id"] > head]
+    assert rows and {row["actor"] for row in rows} == {"token test"}
+    assert all(row["revision"] == done["revision"] for row in rows)
+    assert all(row["before"] != row["after"] for row in rows)
+    assert call("GET", "/audit/verify")["is_intact"]
 
 
 def test_what_would_be_refused_is_refused_in_a_dry_run(call: Call, written: Service) -> None:

@@ -19,6 +19,7 @@ from ztlab.errors import NotFound
 from ztlab.model import codec
 from ztlab.model.config import Revision
 
+ON_BOTH_STORES = True
 NOW = clock.now()
 BY = audit.token("alice")
 
