@@ -178,7 +178,8 @@ def _write(session: Session) -> None:
 
 def _show(row_id: int, row_hash: str) -> None:
     counters.AUDIT_ROWS.set(row_id)
-    counters.AUDIT_HEAD.info({"hash": row_hash})
+    counters.AUDIT_HEAD.clear()
+    counters.AUDIT_HEAD.labels(row_hash).set(1)
 
 
 def _chained(session: Session, entries: Sequence[Entry]) -> list[dict[str, Any]]:

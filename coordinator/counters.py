@@ -5,7 +5,7 @@ Names and labels: docs/CONFIGURATION.md. A label never carries what a stranger w
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 # Its own, or the library's numbers about Python and the process would be shown as well.
 REGISTRY = CollectorRegistry()
@@ -49,9 +49,10 @@ DATABASE_ERRORS = Counter(
 AUDIT_ROWS = Gauge("zt_coordinator_audit_rows", "Rows of the audit log.", registry=REGISTRY)
 # A label that is new with each change: who scrapes it keeps what `audit verify --expect` needs, on
 # a machine that whoever changes the log here does not have.
-AUDIT_HEAD = Info(
-    "zt_coordinator_audit_head",
+AUDIT_HEAD = Gauge(
+    "zt_coordinator_audit_head_info",
     "Hash of the audit log's newest row, as this process knows it.",
+    ("hash",),
     registry=REGISTRY,
 )
 
