@@ -72,6 +72,30 @@ def run_command(config: Path, verbose: bool) -> None:
     serve(read)
 
 
+@main.command("backup")
+@_config
+@click.argument("destination", type=click.Path(path_type=Path))
+def backup_command(config: Path, destination: Path) -> None:
+    """Copy the store to the file DESTINATION, beside the running service."""
+    from coordinator.backup import backup
+
+    size = backup(settings.load(config), destination.absolute())
+    click.echo(f"{destination}: {size} bytes")
+
+
+@main.command("restore")
+@_config
+@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def restore_command(config: Path, source: Path) -> None:
+    """Put a backup in the place of the store; the service must stand still."""
+    from coordinator.backup import restore
+
+    done = restore(settings.load(config), source.absolute())
+    click.echo(f"restored {done.nodes} nodes, epoch {done.revision.epoch}")
+    if done.aside is not None:
+        click.echo(f"the store that was there: {done.aside}")
+
+
 @main.command("restored")
 @_config
 def restored_command(config: Path) -> None:

@@ -37,12 +37,16 @@ class Pushes:
 
 
 class Subscription:
-    """One open stream's ear. `is_closed` turns true when the stream must end."""
+    """One open stream's ear. `is_closed` turns true when the stream must end.
 
-    __slots__ = ("_bell", "_rung_at", "is_closed")
+    number  of the stream among the node's, over all replicas
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_bell", "_rung_at", "is_closed", "number")
+
+    def __init__(self, number: int = 0) -> None:
         self.is_closed = False
+        self.number = number
         self._bell = threading.Event()
         self._rung_at: float | None = None
 
@@ -88,15 +92,17 @@ class Hub:
         self._is_closed = False
 
     @contextmanager
-    def subscription(self, node_id: str) -> Iterator[Subscription]:
+    def subscription(self, node_id: str, number: int = 0) -> Iterator[Subscription]:
         """Listen for NODE_ID. Subscribe first and look afterwards, or a change goes unheard."""
-        mine = Subscription()
+        mine = Subscription(number)
         with self._lock:
-            older = self._streams.get(node_id)
-            self._streams[node_id] = mine
-            mine.is_closed = self._is_closed
-        if older is not None:
-            older.close()
+            other = self._streams.get(node_id)
+            is_newest = other is None or other.number <= number
+            if is_newest:
+                self._streams[node_id] = mine
+            mine.is_closed = self._is_closed or not is_newest
+        if other is not None and is_newest:
+            other.close()
         try:
             yield mine
         finally:
@@ -107,6 +113,18 @@ class Hub:
     def __len__(self) -> int:
         """How many streams are open."""
         return len(self._streams)
+
+    def numbers(self) -> dict[str, int]:
+        """Node id to the number of its open stream."""
+        with self._lock:
+            return {node: stream.number for node, stream in self._streams.items()}
+
+    def close_older(self, node_id: str, number: int) -> None:
+        """End the node's stream here if one with NUMBER, opened elsewhere, is newer."""
+        with self._lock:
+            stream = self._streams.get(node_id)
+        if stream is not None and stream.number < number:
+            stream.close()
 
     def known(self, session: Session) -> Known:
         """The network as SESSION sees it; whom another process's commits concern is woken."""

@@ -15,6 +15,7 @@ from coordinator import audit, clock, history, memory, state, validation
 from coordinator.hub import Hub
 from coordinator.memory import Known, Wanted
 from coordinator.settings import Settings
+from coordinator.store import notices
 from coordinator.store.engine import Store
 from coordinator.store.models import NetworkRow, NodeRow, RotationRow
 from coordinator.store.written import recorded
@@ -72,7 +73,9 @@ def begin_epoch(session: Session) -> Revision:
         node.wanted_epoch, node.wanted_number = row.epoch, row.number
     for rotation in session.scalars(select(RotationRow)):
         rotation.epoch, rotation.number = row.epoch, row.number
-    return Revision(epoch=row.epoch, number=row.number)
+    begun = Revision(epoch=row.epoch, number=row.number)
+    notices.changed(session, begun)
+    return begun
 
 
 def lock(session: Session) -> NetworkRow:
@@ -120,6 +123,7 @@ def attempt(
         raise SchemaError(faults)
     row.number += 1
     after = before.followed_by(network, Revision(epoch=row.epoch, number=row.number))
+    notices.changed(session, after.revision)
     concerned = {who for who, w in after.wanted.items() if before.wanted.get(who) is not w}
     _want(session, {who: after.wanted[who] for who in concerned})
     concerned |= before.wanted.keys() - after.wanted.keys()
@@ -142,6 +146,7 @@ def reconcile(store: Store) -> None:
         if stale:
             row.number += 1
             at = Revision(epoch=row.epoch, number=row.number)
+            notices.changed(session, at)
             _want(session, {who: Wanted(at, known.view.digest(who)) for who in stale})
 
 

@@ -15,6 +15,8 @@ from coordinator.enrolment import check_plain_endpoint
 from coordinator.errors import Conflict, Forbidden, Unauthenticated
 from coordinator.secrets import digest
 from coordinator.state import host_prefix
+from coordinator.store import notices
+from coordinator.store.engine import Store
 from coordinator.store.models import AddressRow, IdentityRow, NodeRow, NodeTokenRow, ResourceRow
 from ztlab.errors import NotFound, SchemaError
 from ztlab.model import codec
@@ -99,6 +101,19 @@ def authenticate(session: Session, token: str | None, now: datetime) -> Caller:
             subject=node.name,
         )
     return Caller(node_id=node.id, name=node.name, token_expires_at=row.expires_at)
+
+
+def open_stream(store: Store, node_id: str) -> int:
+    """The number of a stream that the node opens, higher than that of any before; the other
+    replicas hear of it, and end theirs. 0 where there are no others: the hub knows them all."""
+    if not store.is_shared:
+        return 0
+    with store.writing() as session:
+        row = update(NodeRow).where(NodeRow.id == node_id)
+        counted = row.values(stream_number=NodeRow.stream_number + 1)
+        number = session.execute(counted.returning(NodeRow.stream_number)).scalar_one()
+        notices.stream_opened(session, node_id, number)
+        return number
 
 
 def acknowledge(session: Session, node_id: str, ack: Ack, now: datetime) -> None:

@@ -36,6 +36,8 @@ from coordinator import audit, network, privileges, tls
 from coordinator.api.context import EXTENSION, Service
 from coordinator.api.problems import problem
 from coordinator.app import create_app
+from coordinator.background import Background
+from coordinator.backup import in_use
 from coordinator.certificates import RENEWAL_EVERY_S, Certificates
 from coordinator.retention import Retention
 from coordinator.settings import Settings
@@ -101,6 +103,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         server.wrap_socket = lambda client, **options: (
             self.app.certificates.shown.context.wrap_socket(client, **options)
         )
+        background = Background(here.store, here.hub)
+        background.start()
         server.start()
         manager: Notifier = self.app.notifier
         manager.ready(f"listening on {self.app.settings.listen}")
@@ -116,6 +120,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 renewal_at = time.monotonic() + RENEWAL_EVERY_S
             self._stopping.wait(1.0)
         server.close()
+        background.close()
         here.hub.close()
         self._is_idle.wait(STOP_S)
         here.store.close()
@@ -237,12 +242,13 @@ def serve(settings: Settings) -> None:
     certificates = Certificates(settings)
     listener = _bind(settings)
     privileges.drop(user)
-    with opened(settings.database_url) as store:  # a connection must not survive the fork
-        migrate.check(store.engine)
-        network.reconcile(store)
-    log.info("listening on %s", settings.listen)
     try:
-        _Gunicorn(settings, listener, certificates, notifier).run()
+        with in_use(settings.directory):
+            with opened(settings.database_url) as store:  # a connection must not survive the fork
+                migrate.check(store.engine)
+                network.reconcile(store)
+            log.info("listening on %s", settings.listen)
+            _Gunicorn(settings, listener, certificates, notifier).run()
     except SystemExit as end:
         _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
 

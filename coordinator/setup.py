@@ -80,9 +80,12 @@ def _give(settings: Settings, user: privileges.Account) -> None:
             os.chown(path, user.uid, user.gid, follow_symlinks=False)
 
 
-def begin_epoch(settings: Settings) -> Revision:
-    """A new epoch for a store that was put back from a backup; the service must stand still."""
-    with opened(settings.database_url) as store:
+def begin_epoch(settings: Settings, database: str | None = None) -> Revision:
+    """A new epoch for a store that was put back from a backup; the service must stand still.
+
+    DATABASE is its URL, where it is not yet in its place.
+    """
+    with opened(database or settings.database_url) as store:
         migrate.upgrade(store.engine)
         with store.writing() as session:
             reached = network.begin_epoch(session)

@@ -16,13 +16,21 @@ QUIET_S, BURST_S = 0.02, 0.1
 
 
 def events(
-    store: Store, hub: Hub, caller: Caller, digest: str | None, *, heartbeat_s: float = HEARTBEAT_S
+    store: Store,
+    hub: Hub,
+    caller: Caller,
+    digest: str | None,
+    *,
+    number: int = 0,
+    heartbeat_s: float = HEARTBEAT_S,
 ) -> Iterator[bytes]:
     """The events for a node that has the configuration of DIGEST (None: nothing yet).
 
+    NUMBER is the stream's among the node's, over all replicas (nodes.open_stream).
+
     Ends when the node is revoked, opens a newer stream, its token expires, or we are stopping.
     """
-    with hub.subscription(caller.node_id) as subscription:
+    with hub.subscription(caller.node_id, number) as subscription:
         network.refresh(store, hub)
         said: Wanted | None = None
         while not subscription.is_closed:

@@ -66,7 +66,9 @@ def token() -> dict[str, Any]:
 def open_stream() -> Response:
     here, caller = service(), _caller()
     here.contacts.heard(caller.node_id, None, clock.now())
-    events = stream.events(here.store, here.hub, caller, request.args.get("digest"))
+    number = nodes.open_stream(here.store, caller.node_id)
+    digest = request.args.get("digest")
+    events = stream.events(here.store, here.hub, caller, digest, number=number)
     headers = {"Cache-Control": "no-store"}
     return Response(events, content_type="text/event-stream", headers=headers)
 

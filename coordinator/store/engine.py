@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 from coordinator import counters
 from coordinator.settings import POSTGRES
 from coordinator.store import postgres
+from coordinator.store.notices import REPLICA
 from ztlab.errors import ZtError
 
 _WRITES = "zt_writes"
@@ -26,11 +28,13 @@ class Store:
     Readers see the snapshot of their first statement and wait for nobody. Writers take the lock at
     BEGIN, so that what they read is what they change.
 
+    replica    who this one is among those that share it
     is_shared  other coordinators may use it at the same time: it is PostgreSQL
     """
 
     def __init__(self, url: str) -> None:
         self.url = make_url(url)
+        self.replica = secrets.token_hex(8)
         self.is_shared = url.startswith(POSTGRES)
         self.engine = _postgres_engine(url) if self.is_shared else _sqlite_engine(url)
         event.listen(self.engine, "handle_error", _count)
@@ -54,8 +58,11 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A session that holds the write lock, committed at the end of the block or not at all."""
-        with self._writer, Session(self._writing_engine) as session, session.begin():
+        with self._writer, self._writing() as session, session.begin():
             yield session
+
+    def _writing(self) -> Session:
+        return Session(self._writing_engine, info={REPLICA: self.replica})
 
     def close(self) -> None:
         """Close every connection, which also lets SQLite fold its write-ahead log in."""

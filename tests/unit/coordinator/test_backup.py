@@ -1,0 +1,171 @@
+"""A backup is made beside a running service, and what is put back is followed by every node."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from coordinator import backup
+from coordinator.settings import Settings
+from coordinator.setup import initialise
+from tests.unit.coordinator import networks
+from tests.unit.coordinator.process import (
+    PROGRAM,
+    Coordinator,
+    cli,
+    running,
+    start,
+    wait_until_it_answers,
+)
+from ztlab.client.node import NodeClient
+from ztlab.errors import ZtError
+from ztlab.model.config import NodeConfig, Revision
+
+
+def followed(client: NodeClient) -> tuple[Revision, NodeConfig]:
+    """What the node is told first, acknowledged."""
+    with client.stream() as stream:
+        event = next(event for event in stream if event.kind == "config")
+    assert event.revision is not None and event.digest is not None
+    client.ack(revision=event.revision, digest=event.digest)
+    return event.revision, event.config()
+
+
+def refusal(here: Coordinator, *arguments: str) -> str:
+    command = [str(PROGRAM), *arguments, "--config", str(here.directory / "coordinator.toml")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    return str(done.stderr)
+
+
+def test_a_backup_is_put_back_and_every_node_follows(tmp_path: Path) -> None:
+    copy = tmp_path / "store.bak"
+    with running() as here:
+        client, _ = here.enrol("a")
+        with closing(here.admin()) as admin:
+            admin.create_identity("before")
+            cli("backup", str(copy), at=here.directory)
+            admin.create_identity("after")
+        assert copy.stat().st_mode & 0o777 == 0o600
+        revision, config = followed(client)
+        assert {"before", "after"} <= {one.name for one in config.identities}
+        assert "a coordinator runs" in refusal(here, "restore", str(copy))
+        owner = (here.directory / "state/ztlab.db").stat()
+        here.stop()
+
+        said = cli("restore", str(copy), at=here.directory).stdout
+
+        store = here.directory / "state/ztlab.db"
+        found = store.stat()
+        assert (found.st_uid, found.st_gid) == (owner.st_uid, owner.st_gid)
+        assert found.st_mode & 0o777 == 0o600
+        (aside,) = store.parent.glob("ztlab.db.before-*Z")
+        assert str(aside) in said
+        with closing(sqlite3.connect(aside)) as old:
+            names = {name for (name,) in old.execute("SELECT name FROM identities")}
+        assert "after" in names
+        here.process = start(here.directory)
+        wait_until_it_answers(here)
+        now, config = followed(client)
+        assert now.epoch != revision.epoch and now.epoch in said
+        assert {one.name for one in config.identities} & {"before", "after"} == {"before"}
+        with closing(here.admin()) as admin:
+            assert admin.network().has_converged
+        here.stop()
+
+
+def test_a_backup_overwrites_nothing(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("mine")
+    with pytest.raises(ZtError, match="is there already"):
+        backup.backup(settings, tmp_path / "there")
+    assert (tmp_path / "there").read_text() == "mine"
+    assert backup.backup(settings, tmp_path / "free") > 0
+    assert {path.name for path in tmp_path.iterdir()} == {"state", "there", "free"}
+
+
+def good(settings: Settings, path: Path) -> Path:
+    backup.backup(settings, path)
+    return path
+
+
+def damaged(settings: Settings, path: Path) -> Path:
+    good(settings, path)
+    content = bytearray(path.read_bytes())
+    content[8192:] = os.urandom(len(content) - 8192)
+    path.write_bytes(content)
+    return path
+
+
+def newer(settings: Settings, path: Path) -> Path:
+    good(settings, path)
+    with closing(sqlite3.connect(path)) as store, store:
+        store.execute("UPDATE alembic_version SET version_num = '9999'")
+    return path
+
+
+def text(_: Settings, path: Path) -> Path:
+    path.write_text("no database")
+    return path
+
+
+def foreign(settings: Settings, path: Path) -> Path:
+    other = networks.settings(settings.directory.parent / "other", network="other")
+    initialise(other)
+    backup.backup(other, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (good, None),
+        (damaged, "is damaged|cannot read"),
+        (newer, "cannot be brought to migration"),
+        (text, "is no backup of a store"),
+        (foreign, "is of network other"),
+    ],
+)
+def test_only_a_sound_backup_of_this_network_is_put_back(
+    settings: Settings, tmp_path: Path, make: object, said: str | None
+) -> None:
+    assert callable(make)
+    source = make(settings, tmp_path / "backup")
+    store = settings.database_file
+    assert store is not None
+    before = store.read_bytes()
+    files = set(store.parent.iterdir())
+    if said is None:
+        assert backup.restore(settings, source).aside is not None
+        assert store.read_bytes() != before
+        return
+    with pytest.raises(ZtError, match=said):
+        backup.restore(settings, source)
+    assert store.read_bytes() == before
+    assert {path for path in store.parent.iterdir()} - files <= {store.parent / "running.lock"}
+
+
+def test_a_log_of_the_old_store_is_not_read_into_the_new_one(
+    settings: Settings, tmp_path: Path
+) -> None:
+    source = good(settings, tmp_path / "backup")
+    store = settings.database_file
+    assert store is not None
+    store.write_bytes(b"damaged")
+    log = store.with_name("ztlab.db-wal")
+    log.write_bytes(b"left behind")
+    done = backup.restore(settings, source)
+    assert done.aside is not None and done.aside.read_bytes() == b"damaged"
+    assert not log.exists()
+    assert done.aside.with_name(done.aside.name + "-wal").read_bytes() == b"left behind"
+
+
+def test_postgresql_is_left_to_its_own_tools(tmp_path: Path) -> None:
+    shared = networks.settings(tmp_path, database="postgresql+psycopg://zt@h/n")
+    with pytest.raises(ZtError) as caught:
+        backup.backup(shared, tmp_path / "x")
+    assert "pg_dump" in caught.value.hint
