@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from agent.keys import load_or_make
 from coordinator import tls
 from tests.contract.wire import Follower
+from tests.unit.agent.sessions import new_session, node_settings
 from tests.unit.coordinator.process import (
     PROGRAM,
     Coordinator,
@@ -199,6 +201,38 @@ def test_the_authority_is_rolled_over_and_no_node_is_lost() -> None:
         assert (found["current"], found["coming"]) == (coming, None)
         # What is made from now on pins the new one, and lets in.
         here.enrol("bob")
+
+
+def test_an_agent_follows_a_roll_over_by_itself_and_keeps_what_it_learnt(tmp_path: Path) -> None:
+    with running(token_ttl_s=10) as here:
+        directory = tmp_path / "agent"
+        directory.mkdir()
+        settings = node_settings(directory, here.url, "alice")
+        with closing(here.admin()) as admin:
+            made = admin.create_setup_key(role="mesh", name="alice")
+        (directory / "setup-key").write_text(made.key or "")
+        key = load_or_make(directory / "private.key")
+        session = new_session(settings, key, apply=lambda revision, config: None)
+        pinned = directory / "authority.pem"
+        session.start()
+        try:
+            until(lambda: session.status.is_connected, "it is connected")
+            first = pinned.read_text()
+            cli("authority", "rotate", at=here.directory)
+            until(lambda: status(here)["know"] == 1, "it says that it trusts both", within_s=25)
+            assert pinned.read_text().startswith(first) and pinned.read_text().count("BEGIN") == 2
+            cli("authority", "switch", at=here.directory)
+            coming = tls.read_authority(here.directory / "state")
+            until(lambda: pinned.read_text() == coming != first, "it forgets the old", within_s=25)
+        finally:
+            session.stop()
+        # Another start, from what is on the disk alone.
+        again = new_session(settings, key, apply=lambda revision, config: None)
+        again.start()
+        try:
+            until(lambda: again.status.is_connected, "it is connected again")
+        finally:
+            again.stop()
 
 
 def test_a_setup_key_that_would_be_void_stands_in_the_way_of_the_switch() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from coordinator import tls
+from ztlab.client import transport
 from ztlab.client.admin import AdminClient
 from ztlab.client.node import NodeClient
 from ztlab.client.transport import authority_hash, fetch_authority
@@ -232,6 +233,42 @@ def test_an_authority_that_is_no_certificate_is_refused(certificates: Path) -> N
 def test_a_health_without_an_authority_is_refused(certificates: Path, body: bytes) -> None:
     with server(certificates, answer("200 OK", body)) as url, pytest.raises(Refused):
         fetch_authority(url, authority_hash(tls.read_authority(certificates)))
+
+
+def test_a_stranger_cannot_fill_a_nodes_memory(certificates: Path) -> None:
+    """Who is not verified yet may say as much as a certificate needs, and no more."""
+    pem = tls.read_authority(certificates)
+    pinned = authority_hash(pem)
+    for size, is_taken in ((0, True), (transport.STRANGERS_BYTES, False)):
+        body = json.dumps({"authority": pem, "more": "x" * size}).encode()
+        with server(certificates, answer("200 OK", body)) as url:
+            if is_taken:
+                assert fetch_authority(url, pinned) == pem
+            else:
+                with pytest.raises(Unreachable, match="has over 65536 bytes"):
+                    fetch_authority(url, pinned)
+
+
+def test_a_certificate_that_comes_with_another_is_no_authority(certificates: Path) -> None:
+    """By its hash only the first would be proven, and TLS would be verified against both."""
+    pem = tls.read_authority(certificates)
+    body = json.dumps({"authority": pem + tls.TlsFiles(certificates).server.read_text()}).encode()
+    with server(certificates, answer("200 OK", body)) as url, pytest.raises(Refused):
+        fetch_authority(url, authority_hash(pem))
+
+
+def test_an_answer_has_an_end_whoever_sends_it(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = json.dumps({"items": ["x" * 5000]}).encode()
+    with server(certificates, answer("200 OK", body)) as url:
+        transport.Transport(url, tls.read_authority(certificates)).request("GET", "/nodes")
+    monkeypatch.setattr(transport, "ANSWER_BYTES", 5000)
+    with (
+        server(certificates, answer("200 OK", body)) as url,
+        pytest.raises(Unreachable, match="has over 5000 bytes"),
+    ):
+        transport.Transport(url, tls.read_authority(certificates)).request("GET", "/nodes")
 
 
 def test_importing_the_client_is_light() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -176,6 +177,26 @@ def test_who_reads_the_store_cannot_answer_a_challenge(service: Service) -> None
     )
     here = enrolment._ephemeral(service.place, stored["nonce"])
     assert here.public_key().public_bytes_raw() == public
+
+
+def test_a_counted_setup_key_lets_in_exactly_as_many_as_it_says_however_they_race(
+    service: Service, at_once: Callable[[Callable[[int], None], int], None]
+) -> None:
+    key = make_key(service, uses=5)
+    made: list[str] = []
+    refused: list[str] = []
+
+    def join(number: int) -> None:
+        try:
+            made.append(enrol(service, key, f"n{number}").name)
+        except Unauthenticated as error:
+            refused.append(error.reason)
+
+    at_once(join, 12)
+    assert len(made) == 5 and refused == ["used_setup_key"] * 7
+    with service.store.reading() as session:
+        assert session.query(SetupKeyRow).one().uses_left == 0
+        assert session.query(NodeRow).count() == 5
 
 
 def test_a_challenge_is_good_for_sixty_seconds(service: Service) -> None:

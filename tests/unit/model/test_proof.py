@@ -14,9 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from ztlab.model import proof
 from ztlab.model.proof import Transcript
 
-VECTORS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "vectors/pop-v1.json").read_text()
-)["vectors"]
+DIRECTORY = Path(__file__).parent / "vectors"
+VECTORS: list[dict[str, Any]] = json.loads((DIRECTORY / "pop-v1.json").read_text())["vectors"]
 each_vector = pytest.mark.parametrize("vector", VECTORS, ids=lambda v: v["purpose"])
 
 
@@ -60,6 +59,15 @@ def test_transcript_and_proof_are_those_of_the_vector(vector: dict[str, Any]) ->
     secret = raw(vector, "shared_secret")
     assert proof.prove(transcript(vector), secret) == raw(vector, "proof")
     assert proof.verify(transcript(vector), secret, raw(vector, "proof"))
+
+
+def test_a_proof_of_a_roll_over_is_bound_to_the_authority_that_verified_the_connection() -> None:
+    present, coming = json.loads((DIRECTORY / "pop-v1-roll-over.json").read_text())["vectors"]
+    secret = raw(present, "shared_secret")
+    for mine, other in ((present, coming), (coming, present)):
+        assert transcript(mine).hash() == raw(mine, "transcript_sha256")
+        assert proof.verify(transcript(mine), secret, raw(mine, "proof"))
+        assert not proof.verify(transcript(other), secret, raw(mine, "proof"))
 
 
 def test_the_extra_field_binds_the_setup_key_or_the_other_key() -> None:
