@@ -230,6 +230,12 @@ def test_the_colours_follow_the_preference_and_can_be_read(
     assert grounds["dark"] < 0.1 < 0.8 < grounds["light"]
 
 
+def test_the_description_of_the_api_is_one_link_away(inside: Browser) -> None:
+    inside.link("The API that these pages use").click()
+    inside.until(lambda: inside.url.endswith("/api/v1/docs"), "the description")
+    assert "/policy/rules" in inside.text
+
+
 def test_an_inline_script_would_not_run_and_would_be_seen(inside: Browser) -> None:
     """The control of every test here: what the policy forbids shows in the console."""
     inside.run(

@@ -172,7 +172,8 @@ class Browser:
 
     def size(self, width: int, height: int) -> None:
         """The size of what can be seen, in CSS pixels, as a phone or a desktop has it."""
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        metrics: dict[str, Any] = {"width": width, "height": height, "deviceScaleFactor": 1}
+        metrics["mobile"] = width < 600  # then its scroll bars take no room
         self.devtools("Emulation.setDeviceMetricsOverride", metrics)
 
     def prefer(self, scheme: str) -> None:
