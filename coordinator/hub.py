@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from sqlalchemy.orm import Session
 
 from coordinator.memory import Known, Memory
+from ztlab.model.config import NodeConfig
 
 
 class Pushes:
@@ -34,6 +35,32 @@ class Pushes:
         self.bytes += size
         for bound in self.BOUNDS_S:
             self.within[bound] += seconds <= bound
+
+
+class Sent:
+    """The configurations that were sent last, by digest: what a delta can begin with.
+
+    Their elements are those of the network as it is, for the most part; a configuration costs its
+    lists. Beyond MOST the one that was not used for longest goes, and its node is sent the whole.
+    """
+
+    MOST = 1024
+
+    def __init__(self) -> None:
+        self._configs: dict[str, NodeConfig] = {}
+        self._lock = threading.Lock()
+
+    def get(self, digest: str) -> NodeConfig | None:
+        """The configuration of DIGEST, if it was sent lately."""
+        return self._configs.get(digest)
+
+    def put(self, digest: str, config: NodeConfig) -> None:
+        """CONFIG is being sent."""
+        with self._lock:
+            self._configs.pop(digest, None)
+            self._configs[digest] = config
+            if len(self._configs) > self.MOST:
+                del self._configs[next(iter(self._configs))]
 
 
 class Subscription:
@@ -82,11 +109,13 @@ class Hub:
 
     memory  what they serve from: the network as this process knows it
     pushes  what they told
+    sent    the configurations that they sent last
     """
 
     def __init__(self) -> None:
         self.memory = Memory()
         self.pushes = Pushes()
+        self.sent = Sent()
         self._lock = threading.Lock()
         self._streams: dict[str, Subscription] = {}
         self._is_closed = False

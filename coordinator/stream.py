@@ -10,6 +10,9 @@ from coordinator.hub import Hub, Subscription
 from coordinator.memory import Wanted
 from coordinator.nodes import Caller
 from coordinator.store.engine import Store
+from ztlab.model import codec
+from ztlab.model.config import NodeConfig
+from ztlab.model.delta import diff
 
 HEARTBEAT_S = 15.0
 QUIET_S, BURST_S = 0.02, 0.1
@@ -22,11 +25,13 @@ def events(
     digest: str | None,
     *,
     number: int = 0,
+    deltas: bool = False,
     heartbeat_s: float = HEARTBEAT_S,
 ) -> Iterator[bytes]:
     """The events for a node that has the configuration of DIGEST (None: nothing yet).
 
     NUMBER is the stream's among the node's, over all replicas (nodes.open_stream).
+    DELTAS: it can make the next configuration of the one it has and a delta.
 
     Ends when the node is revoked, opens a newer stream, its token expires, or we are stopping.
     """
@@ -41,7 +46,7 @@ def events(
                 return
             if wanted.digest != digest:
                 config = known.view.config(caller.node_id)
-                event = _event("config", wanted, f',"config":{config.canonical()}')
+                event = _told(hub, wanted, config, digest if deltas else None)
                 size = len(event)
                 yield event
                 del event  # a stream may rest for weeks
@@ -72,6 +77,17 @@ def _until_rung(subscription: Subscription, caller: Caller, heartbeat_s: float) 
         if time.monotonic() >= next_beat:
             next_beat += heartbeat_s
             yield b"event: heartbeat\ndata: {}\n\n"
+
+
+def _told(hub: Hub, wanted: Wanted, config: NodeConfig, base: str | None) -> bytes:
+    """CONFIG for a node that has the one of the digest BASE: what differs, or the whole of it."""
+    old = None if base is None else hub.sent.get(base)
+    delta = None if old is None else diff(old, config)
+    if config.node.role != "client":  # whose whole configuration is short
+        hub.sent.put(wanted.digest, config)
+    if delta is not None:
+        return _event("delta", wanted, f',"delta":{codec.canonical(delta).decode("ascii")}')
+    return _event("config", wanted, f',"config":{config.canonical()}')
 
 
 def _event(kind: str, wanted: Wanted, more: str = "") -> bytes:

@@ -67,8 +67,8 @@ def open_stream() -> Response:
     here, caller = service(), _caller()
     here.contacts.heard(caller.node_id, None, clock.now())
     number = nodes.open_stream(here.store, caller.node_id)
-    digest = request.args.get("digest")
-    events = stream.events(here.store, here.hub, caller, digest, number=number)
+    digest, deltas = request.args.get("digest"), request.args.get("delta") == "1"
+    events = stream.events(here.store, here.hub, caller, digest, number=number, deltas=deltas)
     headers = {"Cache-Control": "no-store"}
     return Response(events, content_type="text/event-stream", headers=headers)
 

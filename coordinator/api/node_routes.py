@@ -79,9 +79,14 @@ class Committed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamQuery:
-    """digest  of the configuration that the node has"""
+    """What the node has, and can.
+
+    digest  of the configuration that it has
+    delta   "1": it can make the next one out of that and a delta
+    """
 
     digest: str | None = field(default=None)
+    delta: str | None = field(default=None)
 
 
 _HEALTH = Route(

@@ -12,9 +12,12 @@ import pytest
 
 from coordinator import clock, network, nodes, stream
 from coordinator.api.context import Service
-from coordinator.hub import Subscription
+from coordinator.hub import Sent, Subscription
 from coordinator.nodes import Caller
-from tests.unit.coordinator.test_network import add_identity, add_node
+from tests.unit.coordinator.test_network import add_identity, add_node, wanted
+from ztlab.model.codec import decode
+from ztlab.model.config import NodeConfig, Self
+from ztlab.model.delta import Delta, apply
 
 ON_BOTH_STORES = True
 
@@ -27,10 +30,16 @@ def caller(node_id: str, *, token_s: float = 60.0) -> Caller:
 
 
 def open_stream(
-    service: Service, who: Caller, digest: str | None = None, heartbeat_s: float = 60.0
+    service: Service,
+    who: Caller,
+    digest: str | None = None,
+    heartbeat_s: float = 60.0,
+    deltas: bool = False,
 ) -> Iterator[tuple[str, Any]]:
     """(event, data) pairs."""
-    events = stream.events(service.store, service.hub, who, digest, heartbeat_s=heartbeat_s)
+    events = stream.events(
+        service.store, service.hub, who, digest, heartbeat_s=heartbeat_s, deltas=deltas
+    )
     for chunk in events:
         kind, data, *rest = chunk.decode().split("\n")
         assert rest == ["", ""]
@@ -174,3 +183,55 @@ def test_a_closed_stream_is_forgotten(service: Service) -> None:
     assert node_id in service.hub._streams
     events.close()  # type: ignore[attr-defined]
     assert node_id not in service.hub._streams
+
+
+def mesh_of_five(service: Service) -> str:
+    """The id of one of them."""
+    ids = [add_node(service, number, "mesh") for number in (1, 2, 3, 4, 5)]
+    for name in "abcdefgh":
+        add_identity(service, name)
+    return ids[0]
+
+
+def test_a_node_that_can_is_told_what_differs_and_then_has_what_it_should(
+    service: Service,
+) -> None:
+    node_id = mesh_of_five(service)
+    events = open_stream(service, caller(node_id), deltas=True)
+    kind, whole = next(events)
+    assert kind == "config"
+    config = decode(NodeConfig, whole["config"])
+    for name in ("x", "y"):
+        add_identity(service, name)
+        kind, data = next(events)
+        assert kind == "delta" and set(data) == {"revision", "digest", "delta"}
+        assert data["delta"]["base"] == config.digest()
+        config = apply(config, decode(Delta, data["delta"]), data["digest"])
+    assert config.digest() == wanted(service, node_id).digest
+
+
+def test_a_node_that_comes_back_is_told_what_differs_from_what_it_had(service: Service) -> None:
+    node_id = mesh_of_five(service)
+    _, whole = next(open_stream(service, caller(node_id), deltas=True))
+    add_identity(service, "x")
+    again = open_stream(service, caller(node_id), whole["digest"], deltas=True)
+    kind, data = next(again)
+    assert (kind, data["delta"]["base"]) == ("delta", whole["digest"])
+
+
+def test_who_cannot_or_has_what_nobody_knows_is_told_everything(service: Service) -> None:
+    node_id = mesh_of_five(service)
+    _, whole = next(open_stream(service, caller(node_id)))
+    add_identity(service, "x")
+    assert next(open_stream(service, caller(node_id), whole["digest"]))[0] == "config"
+    assert next(open_stream(service, caller(node_id), DIGEST, deltas=True))[0] == "config"
+
+
+def test_what_was_sent_is_forgotten_when_it_is_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sent, "MOST", 2)
+    sent = Sent()
+    me = Self(node_id="a", name="a", role="mesh", identity="a", addresses=())
+    config = NodeConfig(version=1, network_id="n", node=me)
+    for digest in ("a", "b", "a", "c"):
+        sent.put(digest, config)
+    assert sent.get("b") is None and sent.get("a") is sent.get("c") is config
