@@ -122,6 +122,22 @@ def test_a_large_group_is_shown_in_part_and_judged_whole() -> None:
     assert (len(found.pairs), found.left_off, found.verdict) == (MOST_PAIRS, 5, "some")
 
 
+def test_a_question_about_too_many_is_refused_and_a_large_one_takes_no_second() -> None:
+    names = {f"i{n}": 1000 + n for n in range(600)}
+    rules = tuple(
+        Rule(id=f"r{n}", source=f"i{n % 400}", destination=f"i{n * 7 % 400}", action="allow")
+        for n in range(10_000)
+    )
+    groups = {"all": tuple(names), "most": tuple(names)[:400]}
+    large = replace(NETWORK, identities=names, policy=Policy(rules=rules, groups=groups))
+
+    begun = time.process_time()
+    assert explain(large, "most", "most").verdict == "some"
+    assert time.process_time() - begun < 1
+    with pytest.raises(SchemaError, match="360000 pairs"):
+        explain(large, "all", "all")
+
+
 def test_the_matrix_says_in_each_cell_what_an_explanation_says() -> None:
     matrix = reachability(NETWORK)
 
