@@ -7,8 +7,6 @@ each operation; then they are not the same ones each time.
 
 from __future__ import annotations
 
-import copy
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,14 +18,11 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
-from schemathesis.config import SchemathesisConfig
-from schemathesis.core.result import Ok
 
+from tests.contract.fuzzing import EXAMPLES, operations
 from tests.contract.test_openapi import DESCRIBED
 from tests.unit.coordinator.process import Coordinator, running
-from ztlab.model import logbatch
 
-EXAMPLES = int(os.environ.get("ZT_FUZZ_EXAMPLES", "0"))
 # Whoever asks for everything without a token, as Schemathesis does, is soon asked to wait.
 UNLIMITED = {name: 100_000 for name in ("failures", "failures_per_minute", "challenges")}
 NAMES = {
@@ -40,43 +35,6 @@ NAMES = {
     "setup-keys": ["KEY"],
     "tokens": ["reader", "writer"],
 }
-
-
-def fuzzed() -> dict[str, Any]:
-    """The description, with names in the paths that are there, beside those that nobody has."""
-    found = copy.deepcopy(DESCRIBED)
-    for path, methods in found["paths"].items():
-        for operation in methods.values():
-            for parameter in operation["parameters"]:
-                if parameter["in"] == "path":
-                    known = {"enum": NAMES.get(path.split("/")[3], ["1"])}
-                    parameter["schema"] = {"anyOf": [known, parameter["schema"]]}
-    # A stream is held open for who may have it; what it says is tests/contract/test_wire.py's.
-    del found["paths"]["/api/v1/node/stream"]
-    return found
-
-
-CONFIG = SchemathesisConfig.from_dict(
-    {
-        "generation": {"deterministic": not EXAMPLES, "allow-x00": True},
-        "checks": {
-            # A schema cannot say which names there are: what is well-formed may be refused for it.
-            # A patch is judged together with what it patches, so what is there is compared first.
-            "negative_data_rejection": {
-                "expected-statuses": ["400", "401", "403", "404", "409", "412", "415", "422", "428"]
-            },
-            "positive_data_acceptance": {
-                "expected-statuses": ["2xx", "400", "401", "403", "404", "409", "412", "422", "428"]
-            },
-        },
-    }
-)
-SCHEMA = schemathesis.openapi.from_dict(fuzzed(), config=CONFIG)
-
-
-@schemathesis.serializer(logbatch.CONTENT_TYPE)
-def _packed(_: schemathesis.SerializationContext, value: Any) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()
 
 
 @dataclass
@@ -118,9 +76,7 @@ def target() -> Iterator[Fuzzed]:
         yield Fuzzed(here, session, bearers, key.id, str(here.directory / "state/authority.pem"))
 
 
-OPERATIONS = {
-    found.ok().label: found.ok() for found in SCHEMA.get_all_operations() if isinstance(found, Ok)
-}
+OPERATIONS = operations(NAMES)
 
 
 @pytest.mark.parametrize("label", sorted(OPERATIONS))
