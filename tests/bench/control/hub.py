@@ -28,7 +28,11 @@ def measure() -> list[Figure]:
             figures.append(beside(f"{CLIENTS:,} streams opened in", [seconds], "s"))
             resident = served.resident_bytes() / 1e6
             figures.append(at_most(f"{CLIENTS:,} streams: resident", [resident], "MB", 600))
+            print(f"  {seconds:.0f} s to open, {resident:.0f} MB", flush=True)
             figures += one_rule(served, owner, agents)
+            print(f"  a rule: {figures[-4].value:.0f} ms", flush=True)
+            figures += one_joins(served, agents)
+            print(f"  one joins: {figures[-2].value:.0f} B to the gateway", flush=True)
             figures += one_endpoint(served, owner, agents)
             resident = served.resident_bytes() / 1e6
             figures.append(at_most("  resident after all that", [resident], "MB", 600))
@@ -55,6 +59,23 @@ def one_rule(served: Served, owner: Owner, agents: Agents) -> list[Figure]:
         beside("  median", waits, "ms"),
         beside("  bytes to the gateway", [float(size) for size in sizes], "B"),
         claim("  no other node is sent a configuration", holds=strangers == 0),
+    ]
+
+
+def one_joins(served: Served, agents: Agents) -> list[Figure]:
+    """A client enrols: what the gateway is sent."""
+    waits, sizes = [], []
+    for i in range(5):
+        agents.told()
+        begun = time.monotonic()
+        served.coordinator.enrol(f"new{i}", role="client", endpoint=None)
+        told = collect(agents, lambda found: any(one.node == "gateway0" for one in found))
+        mine = [one for one in told if one.node == "gateway0"]
+        waits.append((mine[-1].at - begun) * 1000)
+        sizes.append(float(sum(one.size for one in mine)))
+    return [
+        at_most("one client joins: bytes to the gateway", sizes, "B", 4096),
+        beside("  from the first request of its enrolment until the gateway has it", waits, "ms"),
     ]
 
 
