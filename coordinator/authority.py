@@ -53,7 +53,8 @@ class Progress:
     current, coming  SHA-256, hexadecimal; coming None: there is none
     nodes, know      live nodes, and how many of them trust the coming one
     waiting_for      the first of the others, by name
-    setup_keys       ids of those that pin the current one: after the switch they let nobody in
+    setup_keys       ids of those that pin another than the coming one: after the switch they let
+                     nobody in
     """
 
     current: str
@@ -65,8 +66,8 @@ class Progress:
 
 
 def newest_trusted(served: tuple[str, ...], body: TrustedBody) -> str | None:
-    """The newest of the authorities that are SERVED (PEM, the present one first) which a node
-    trusts: its hash."""
+    """The newest of the authorities that are SERVED (PEM, the newest last) which a node trusts:
+    its hash."""
     hashes = [tls.fingerprint(pem).hex() for pem in served]
     return next((found for found in reversed(hashes) if found in body.trusted), None)
 
@@ -80,7 +81,7 @@ def progress(settings: Settings) -> Progress:
     """Where the roll-over stands now."""
     shown = certificates.load(settings)
     with opened(settings.database_url) as store, store.reading() as session:
-        return _progress(session, shown.authorities, clock.now())
+        return _progress(session, shown, clock.now())
 
 
 def begin(settings: Settings) -> Progress:
@@ -122,16 +123,17 @@ def switch(settings: Settings, *, force: bool = False) -> Progress:
     return progress(settings)
 
 
-def _progress(session: Session, authorities: tuple[str, ...], now: datetime) -> Progress:
-    current, *others = (tls.fingerprint(pem).hex() for pem in authorities)
-    coming = others[-1] if others else None
+def _progress(session: Session, shown: certificates.Shown, now: datetime) -> Progress:
+    current = tls.fingerprint(shown.authority).hex()
+    # In the midst of a switch the coming one is the current one already.
+    coming = tls.fingerprint(shown.authorities[-1]).hex() if len(shown.authorities) > 1 else None
     live = select(NodeRow).where(NodeRow.revoked_at.is_(None)).order_by(NodeRow.name)
     nodes = session.scalars(live).all()
     unknowing = [node.name for node in nodes if coming and node.authority != coming]
     usable = (
         SetupKeyRow.uses_left > 0,
         SetupKeyRow.expires_at > now,
-        SetupKeyRow.authority == current,
+        SetupKeyRow.authority.is_distinct_from(coming),
     )
     return Progress(
         current=current,

@@ -27,17 +27,15 @@ class Shown:
     """One state of the files.
 
     context      for connections that begin now
-    authorities  PEM of each that nodes shall trust; the first is the one that the certificate is of
+    authority    PEM of the one that the certificate is of
+    authorities  PEM of each that nodes shall trust, the newest last
     expires_at   when the certificate ends
     """
 
     context: ssl.SSLContext
+    authority: str
     authorities: tuple[str, ...]
     expires_at: datetime
-
-    @property
-    def authority(self) -> str:
-        return self.authorities[0]
 
 
 class Certificates:
@@ -107,9 +105,7 @@ def load(settings: Settings) -> Shown:
     authorities = tls.read_authorities(settings)
     for pem in authorities:
         if _is_trusted_by(context, pem):
-            others = tuple(other for other in authorities if other != pem)
-            ends = tls.expires_at(where.certificate)
-            return Shown(context, (pem, *others), ends)
+            return Shown(context, pem, authorities, tls.expires_at(where.certificate))
     raise ZtError(
         f"{where.certificate} is of none of the authorities in "
         f"{', '.join(str(path) for path in where.authorities)}, or has expired",

@@ -103,7 +103,7 @@ def read_authority(directory: Path) -> str:
 
 
 def read_authorities(settings: Settings) -> tuple[str, ...]:
-    """PEM of each authority that nodes shall trust, the present one first; ZtError if none."""
+    """PEM of each authority that nodes shall trust, the newest last; ZtError if none."""
     first, *others = paths(settings).authorities
     text = _read(first) + "".join(_read(path) for path in others if path.exists())
     found = tuple(dict.fromkeys(block + "\n" for block in _CERTIFICATE.findall(text)))

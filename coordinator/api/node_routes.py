@@ -64,7 +64,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authorities:
-    """PEM of each authority that a node shall trust; the first is the server certificate's."""
+    """PEM of each authority that a node shall trust; the newest is the last."""
 
     authorities: tuple[str, ...]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -104,3 +105,21 @@ def test_a_node_with_a_stale_token_is_always_told_to_prove_its_key(strict: Flask
     headers = {"Authorization": "Bearer ztn_stale"}
     answers = {client.get("/api/v1/node/stream", headers=headers).status_code for _ in range(20)}
     assert answers == {401}
+
+
+def test_guesses_at_the_login_form_wait_like_any_other(strict: Flask) -> None:
+    here: Service = strict.extensions[EXTENSION]
+    with here.store.writing() as session:
+        right = access.create_token(session, "ops", "viewer", clock.now())
+    browser = strict.test_client()
+    secure = {"base_url": "https://localhost"}
+    page = browser.get("/ui/login", **secure).get_data(as_text=True)
+    found = re.search(r'name="csrf"[^>]*value="([^"]+)"', page)
+    assert found is not None, page
+
+    def log_in(token: str) -> int:
+        form = {"token": token, "csrf": found[1]}
+        return browser.post("/ui/login", data=form, **secure).status_code
+
+    assert [log_in(f"zta_{i}") for i in range(7)] == [401] * 5 + [429] * 2
+    assert log_in(right) == 303
