@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network, ip_address, ip_network
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from coordinator import clock
 from coordinator.errors import Conflict
-from coordinator.store.models import AddressRow, NetworkRow, TagRow
+from coordinator.store.models import AddressRow, NetworkRow, NodeRow, TagRow
+from ztlab.errors import SchemaError
 from ztlab.model.identity import TAG_FIRST, TAG_MAX
 
 ADDRESS_REST = timedelta(hours=1)  # peers and logs may still mean the former holder
@@ -47,6 +49,69 @@ def allocate_addresses(session: Session, node_id: str, now: datetime) -> tuple[s
         session.add(AddressRow(address=address, pool=i, node_id=node_id))
         allocated.append(address)
     return tuple(allocated)
+
+
+def assign_addresses(session: Session, node_id: str, wanted: Sequence[str], now: datetime) -> None:
+    """Give a node the addresses WANTED, one of each pool as /32 or /128; what it had rests.
+
+    SchemaError names each that is none, lies in no pool, is somebody's or rests still.
+    """
+    pools = session.scalars(select(NetworkRow)).one().pools
+    held = select(AddressRow).where(AddressRow.node_id == node_id, AddressRow.released_at.is_(None))
+    present = {row.address: row for row in session.scalars(held)}
+    faults: list[str] = []
+    chosen: dict[int, str] = {}
+    for i, text in enumerate(wanted):
+        try:
+            pool, address = _place(text, pools)
+            _check_free(session, address, node_id, now)
+        except ValueError as error:
+            faults.append(f"addresses[{i}]: {error}")
+            continue
+        if chosen.setdefault(pool, address) != address:
+            faults.append(
+                f"addresses[{i}]: want one address of each pool, got two of {pools[pool]}"
+            )
+    missing = [pool for i, pool in enumerate(pools) if i not in chosen]
+    if missing and not faults:
+        faults.append(f"addresses: want one of each pool, got none of {', '.join(missing)}")
+    if faults:
+        raise SchemaError(faults)
+    for address, row in present.items():
+        if address not in chosen.values():
+            row.released_at = now
+    for pool, address in chosen.items():
+        if address not in present:
+            row = session.get(AddressRow, address) or AddressRow(address=address, pool=pool)
+            row.node_id, row.released_at = node_id, None
+            session.add(row)
+
+
+def _place(text: str, pools: Sequence[str]) -> tuple[int, str]:
+    """The pool that a host prefix lies in, and its address; ValueError says why it may not be."""
+    network = ip_network(text)
+    if str(network) != text or network.prefixlen != network.max_prefixlen:
+        raise ValueError(f"want an address as /32 or /128, in canonical form, got {text!r}")
+    address = network.network_address
+    for i, pool in enumerate(map(ip_network, pools)):
+        if address in pool:
+            is_last = address == pool.broadcast_address and isinstance(pool, IPv4Network)
+            if address == pool.network_address or is_last:
+                raise ValueError(f"{address} is the pool {pool}'s own")
+            return i, str(address)
+    raise ValueError(f"{address} lies outside the network's range: {', '.join(pools)}")
+
+
+def _check_free(session: Session, address: str, node_id: str, now: datetime) -> None:
+    """ValueError if ADDRESS is another node's, or was so short ago that it rests."""
+    row = session.get(AddressRow, address)
+    if row is None or row.node_id == node_id:
+        return
+    if row.released_at is None:
+        name = session.get_one(NodeRow, row.node_id).name
+        raise ValueError(f"{address} is node {name}'s")
+    if row.released_at > now - ADDRESS_REST:
+        raise ValueError(f"{address} rests until {clock.rfc3339(row.released_at + ADDRESS_REST)}")
 
 
 def next_address(pool: str, taken: Iterable[str]) -> str:

@@ -49,11 +49,15 @@ _SAID = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeBody:
-    """Body of PUT /nodes/NAME: all that may change, whole."""
+    """Body of PUT /nodes/NAME: all that may change, whole.
+
+    addresses  one of each pool, as /32 and /128; None: those it has
+    """
 
     name: str = field(check=check_name)
     identity: str = field(check=check_name)
     endpoint: str | None = field(check=check_plain_endpoint)
+    addresses: tuple[str, ...] | None = field(default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +253,8 @@ def put(session: Session, name: str, body: NodeBody) -> NodeRow:
         hint = did_you_mean(body.identity, known)
         raise SchemaError([f"identity: no identity {body.identity!r}{hint}"])
     node.name, node.identity, node.endpoint = body.name, body.identity, body.endpoint
+    if body.addresses is not None:
+        allocation.assign_addresses(session, node.id, body.addresses, clock.now())
     return node
 
 

@@ -268,6 +268,50 @@ def test_a_body_has_each_key_once_and_none_that_is_unknown(
     assert answer.status_code == status
 
 
+# --- tunnel addresses of one's own choice
+
+
+@pytest.mark.parametrize(
+    ("addresses", "paths", "reason"),
+    [
+        (["10.77.0.2/32", "fd77::3/128"], ["addresses[0]"], "is node n2's"),
+        (["10.78.0.1/32", "fd77::3/128"], ["addresses[0]"], "outside the network's range"),
+        (["10.77.0.3/32", "fd77::/128"], ["addresses[1]"], "pool fd77::/64's own"),
+        (["10.77.0.7/32", "fd77::3/128"], ["addresses[0]"], "pool 10.77.0.0/29's own"),
+        (["10.77.0.0/30", "fd77::3/128"], ["addresses[0]"], "want an address as /32"),
+        (["10.77.0.3/32", "10.77.0.4/32"], ["addresses[1]"], "got two of 10.77.0.0/29"),
+        (["10.77.0.3/32"], ["addresses"], "got none of fd77::/64"),
+        (["nonsense", "fd77::3/128"], ["addresses[0]"], "nonsense"),
+    ],
+)
+def test_an_address_that_cannot_be_a_nodes_is_refused_with_the_reason(
+    call: Call, service: Service, addresses: list[str], paths: list[str], reason: str
+) -> None:
+    add_node(service, 1, "mesh")
+    add_node(service, 2, "mesh")
+    answer = call("PATCH", "/nodes/n1", {"addresses": addresses}, status=422)
+    assert faults(answer) == paths and reason in answer["errors"][0]["message"]
+    assert call("GET", "/nodes/n1")["addresses"] == ["10.77.0.1/32", "fd77::1/128"]
+
+
+def test_a_node_gets_the_addresses_it_is_given_and_what_it_had_rests(
+    call: Call, service: Service
+) -> None:
+    add_node(service, 1, "mesh")
+    add_node(service, 2, "mesh")
+    chosen = ["10.77.0.5/32", "fd77::5/128"]
+    assert call("PATCH", "/nodes/n1", {"addresses": chosen})["addresses"] == chosen
+    peers = call("GET", "/nodes/n2/configuration")["config"]["peers"]
+    assert peers[0]["allowed_ips"] == chosen
+    left = {"addresses": ["10.77.0.1/32", "fd77::2/128"]}
+    answer = call("PATCH", "/nodes/n2", left, status=422)
+    assert "10.77.0.1 rests until" in answer["errors"][0]["message"]
+    same = {"name": "n1", "identity": "i1", "endpoint": None}
+    assert call("PUT", "/nodes/n1", same)["addresses"] == chosen  # not named: they stay
+    back = {"addresses": ["10.77.0.1/32", "fd77::1/128"]}
+    assert call("PATCH", "/nodes/n1", back)["addresses"] == back["addresses"]  # its own
+
+
 # --- configurations, gateways, the last owner
 
 
