@@ -13,6 +13,7 @@ import errno
 import gc
 import logging
 import os
+import resource
 import socket
 import time
 from contextlib import suppress
@@ -48,7 +49,9 @@ from ztlab.notify import Notifier
 
 log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 10_000
+# Each of 5,000 agents has a stream, and for a while the connection of its acknowledgement.
+MAX_CONNECTIONS = 20_000
+MAX_FILES = 65_536
 KEEPALIVE_S = 30
 HANDSHAKE_S = 10.0
 # Nobody may hold a connection by sending half a body, or by not reading. More than KEEPALIVE_S,
@@ -241,6 +244,7 @@ def serve(settings: Settings) -> None:
         tls.renew(settings)
     certificates = Certificates(settings)
     listener = _bind(settings)
+    _allow_many_files()
     privileges.drop(user)
     try:
         with in_use(settings.directory):
@@ -259,6 +263,14 @@ def _collect_less() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+def _allow_many_files() -> None:
+    """As many connections as MAX_CONNECTIONS; a shell's limit is often 1,024 (getrlimit(2))."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _leave(code: int) -> NoReturn:

@@ -18,6 +18,7 @@ from coordinator.errors import Conflict
 from tests.unit.coordinator.process import (
     IMPATIENT,
     PROGRAM,
+    RUN,
     STOP_S,
     cli,
     place,
@@ -138,3 +139,11 @@ def test_a_second_init_keeps_network_and_authority_and_renews_the_owners_token()
             assert viewer.network() == network
         with pytest.raises(Conflict, match="a token is called 'ci' already"):
             setup.create_token(settings.load(here.directory / "coordinator.toml"), "ci", "owner")
+
+
+def test_a_shells_limit_of_open_files_does_not_bound_the_streams() -> None:
+    low = ["prlimit", "--nofile=256:4096", "--"]
+    with running(program=(*low, *RUN)) as coordinator:
+        limits = Path(f"/proc/{coordinator.worker_pid()}/limits").read_text()
+    (line,) = (line for line in limits.splitlines() if line.startswith("Max open files"))
+    assert line.split()[3:5] == ["4096", "4096"]
