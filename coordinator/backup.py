@@ -72,6 +72,9 @@ def backup(settings: Settings, destination: Path) -> int:
         _write(fresh, made)
         os.link(made, destination)  # as rename, but over nothing that came meanwhile
         _sync_directory(destination.parent)
+        size = destination.stat().st_size
+        with _as_owner_of(database):
+            setup.note_backup(settings, destination.name, size)
     except (OSError, sqlite3.Error) as error:
         raise ZtError(
             f"cannot back up {database} to {destination}: {error}",
@@ -80,7 +83,7 @@ def backup(settings: Settings, destination: Path) -> int:
     finally:
         for path in (fresh, made):
             path.unlink(missing_ok=True)
-    return destination.stat().st_size
+    return size
 
 
 def restore(settings: Settings, source: Path) -> Restored:

@@ -95,6 +95,15 @@ def begin_epoch(settings: Settings, database: str | None = None) -> Revision:
             return reached
 
 
+def note_backup(settings: Settings, name: str, size: int) -> None:
+    """The audit log says that the store was copied to a file of that NAME: that is a second place
+    to read it from. A store of an older version, which may have no such log, is left alone."""
+    with opened(settings.database_url) as store:
+        if migrate.current(store.engine) == migrate.HEAD:
+            with store.writing() as session:
+                _note(session, "backup", "network", name, {"bytes": size}, clock.now())
+
+
 def create_token(settings: Settings, name: str, role: AdminRole) -> str:
     """An administrator's token, made beside a running service or without one.
 

@@ -42,6 +42,7 @@ def test_a_life_with_a_coordinator_is_in_its_audit_log() -> None:
         with closing(here.admin()) as admin:
             (key,) = admin.setup_keys()
         cli("token", "create", "--name", "ci", "--role", "viewer", at=here.directory)
+        cli("backup", str(here.directory / "copy"), at=here.directory)
         here.stop()
         cli("restored", at=here.directory)
 
@@ -57,6 +58,7 @@ def test_a_life_with_a_coordinator_is_in_its_audit_log() -> None:
         (f"key {client_id(keys.public)}", "rotate", "node", "alice"),
         ("node alice", "rotate", "node", "alice"),
         (operator, "create", "token", "ci"),
+        (operator, "backup", "network", "copy"),
         (operator, "restored", "network", "test"),
     ]
     committed = rows[[row["actor"] for row in rows].index("node alice")]
