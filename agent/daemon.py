@@ -106,7 +106,7 @@ class Agent:
             self.key,
             apply=self._apply_pushed,
             confirm=self._confirm,
-            have=lambda: self.last_good.current.config.digest() if self.last_good.current else None,
+            have=lambda: self.last_good.current.config if self.last_good.current else None,
             dice=random.random,
         )
 

@@ -221,6 +221,11 @@ def _control_plane(now: Snapshot) -> Iterator[Metric]:
     yield _labelled("zt_config_revision", "Number of the applied revision.", "epoch", revision)
     applies = {(result,): float(count) for result, count in now.applies.items()}
     yield _counter("zt_config_applies", "Configurations that came.", ("result",), applies)
+    deltas: dict[tuple[str, ...], float] = {
+        ("ok",): session.deltas_applied if session else 0,
+        ("refused",): session.deltas_refused if session else 0,
+    }
+    yield _counter("zt_config_deltas", "Deltas that came.", ("result",), deltas)
     rotations = {(result,): float(count) for result, count in now.rotations.items()}
     yield _counter("zt_key_rotations", "Changes of the node's key.", ("result",), rotations)
 

@@ -75,12 +75,17 @@ class Membership:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionStatus:
-    """What status and metrics say about the session."""
+    """What status and metrics say about the session.
+
+    deltas_refused  after each of which the node asked for the whole configuration
+    """
 
     is_enrolled: bool
     is_connected: bool
     node_id: str | None
     last_error: str | None
+    deltas_applied: int = field(default=0)
+    deltas_refused: int = field(default=0)
 
 
 Apply = Callable[[Revision, NodeConfig], None]
@@ -93,7 +98,7 @@ Confirm = Callable[[Revision, str], None]
 class Session:
     """The thread that talks to the coordinator, and what others may ask of it.
 
-    have  the digest of what is applied now, None if nothing is
+    have  what is applied now, None if nothing is
     """
 
     def __init__(
@@ -104,7 +109,7 @@ class Session:
         *,
         apply: Apply,
         confirm: Confirm,
-        have: Callable[[], str | None],
+        have: Callable[[], NodeConfig | None],
         dice: Callable[[], float],
     ) -> None:
         self._settings = settings
@@ -118,6 +123,10 @@ class Session:
         self._client: NodeClient | None = None
         self._membership = _read_membership(self._session_file)
         self._last_error: str | None = None
+        # What the coordinator knows this node has, applied or not: what its next delta is for.
+        self._held: NodeConfig | None = None
+        self._wants_whole = False
+        self._deltas_applied = self._deltas_refused = 0
         self._thread = threading.Thread(target=self._run, name="session", daemon=True)
 
     @property
@@ -144,6 +153,8 @@ class Session:
             is_connected=self._stream is not None,
             node_id=membership.node_id if membership else None,
             last_error=self._last_error,
+            deltas_applied=self._deltas_applied,
+            deltas_refused=self._deltas_refused,
         )
 
     @property
@@ -199,13 +210,15 @@ class Session:
         if time.time() >= membership.renew_at:
             self._renew(client, stale=client.token)
         self._learn(client)
+        self._held = None if self._wants_whole else self._have()
+        digest = None if self._held is None else self._held.digest()
         try:
-            stream = client.stream(digest=self._have())
+            stream = client.stream(digest=digest, deltas=True)
         except Refused as refusal:
             if refusal.status != 401:
                 raise
             self._renew(client, stale=client.token)
-            stream = client.stream(digest=self._have())
+            stream = client.stream(digest=digest, deltas=True)
         self._follow(client, stream)
 
     def _follow(self, client: NodeClient, stream: EventStream) -> None:
@@ -349,14 +362,15 @@ class Session:
     def _handle(self, client: NodeClient, event: StreamEvent) -> None:
         if event.revision is None or event.digest is None:
             return
+        changed = self._changed(event) if event.kind == "delta" else None
         error: str | None = None
         try:
-            if event.kind == "config":
-                config = event.config()
+            if event.kind == "current":
+                self._confirm(event.revision, event.digest)
+            else:
+                config = changed or self._whole(event)
                 _require_ours(config, self._membership)
                 self._apply(event.revision, config)
-            else:
-                self._confirm(event.revision, event.digest)
         except ZtError as refusal:
             error = str(refusal)
             log.warning("revision %d is not applied: %s", event.revision.number, error)
@@ -364,6 +378,26 @@ class Session:
             error = "internal error of the agent; its log has the details"
             log.exception("revision %d is not applied", event.revision.number)
         client.ack(revision=event.revision, digest=event.digest, error=error)
+
+    def _whole(self, event: StreamEvent) -> NodeConfig:
+        self._held = None  # if this one cannot be read, no delta is for anything that is here
+        self._held = event.config()
+        self._wants_whole = False
+        return self._held
+
+    def _changed(self, event: StreamEvent) -> NodeConfig:
+        """What a delta makes of what is here; Unreachable where it cannot be done.
+
+        That is not acknowledged: the next stream brings the whole, which says what is wrong.
+        """
+        try:
+            self._held = event.changed(self._held)
+        except SchemaError as error:
+            self._deltas_refused += 1
+            self._wants_whole = True
+            raise Unreachable(f"asking for the whole configuration: {error}") from error
+        self._deltas_applied += 1
+        return self._held
 
 
 def _require_ours(config: NodeConfig, membership: Membership | None) -> None:

@@ -14,7 +14,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import urllib3
 
@@ -25,7 +25,7 @@ from ztlab.client.transport import (
     unreachable_if_broken,
 )
 from ztlab.errors import Refused, SchemaError, Unreachable
-from ztlab.model import codec, logbatch
+from ztlab.model import codec, delta, logbatch
 from ztlab.model.config import NodeConfig, Revision
 from ztlab.model.identity import decode_public_key
 from ztlab.model.keys import KeyChange
@@ -65,12 +65,13 @@ class NodeToken:
 class StreamEvent:
     """One event of the stream.
 
-    kind      config: a new whole state; current: what you have is what is wanted; heartbeat
+    kind      config: a new whole state; delta: what leads to it from the one before; current:
+              what you have is what is wanted; heartbeat
     revision  and digest: of the wanted state; None with a heartbeat
-    document  the configuration as plain data; None unless kind is config
+    document  the configuration, or the delta, as plain data; None with the other kinds
     """
 
-    kind: Literal["config", "current", "heartbeat"]
+    kind: Literal["config", "delta", "current", "heartbeat"]
     revision: Revision | None = None
     digest: str | None = None
     document: Mapping[str, Any] | None = None
@@ -81,6 +82,16 @@ class StreamEvent:
         if config.digest() != self.digest:
             raise SchemaError([f"config: want digest {self.digest}, got {config.digest()}"])
         return config
+
+    def changed(self, held: NodeConfig | None) -> NodeConfig:
+        """The configuration that the delta makes of HELD, the last one that was sent or said.
+
+        SchemaError if the delta is malformed, for another one, or not leading to its digest.
+        """
+        change = codec.decode(delta.Delta, self.document, path="delta")
+        if held is None or self.digest is None:
+            raise SchemaError([f"delta.base: {change.base} is not here"])
+        return delta.apply(held, change, self.digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,9 +276,10 @@ class NodeClient:
         """Forget a key that was announced; no error where none was."""
         self._transport.request("DELETE", "/node/rotation")
 
-    def stream(self, *, digest: str | None = None) -> EventStream:
-        """Open the configuration stream, saying that DIGEST is what this node has."""
-        query = {"digest": digest}
+    def stream(self, *, digest: str | None = None, deltas: bool = False) -> EventStream:
+        """Open the configuration stream, saying that DIGEST is what this node has, and with DELTAS
+        that it can make the next one of that."""
+        query = {"digest": digest, "delta": "1" if deltas else None}
         response = self._transport.open("/node/stream", query=query, read_timeout_s=self._silence_s)
         return EventStream(response, self._transport.url)
 
@@ -353,17 +365,17 @@ def _event(kind: str, data: str, url: str) -> StreamEvent | None:
     """The event, or None for a kind that a newer coordinator may know and we do not."""
     if kind == "heartbeat":
         return StreamEvent(kind="heartbeat")
-    if kind not in ("config", "current"):
+    if kind not in ("config", "delta", "current"):
         return None
     try:
         content = json.loads(data)
         revision = codec.decode(Revision, content["revision"], path="revision")
         digest = str(content["digest"])
-        document = content["config"] if kind == "config" else None
+        document = None if kind == "current" else content[kind]
     except (ValueError, KeyError, TypeError, SchemaError) as error:
         raise Unreachable(f"{url}: the stream carried a malformed {kind} event") from error
     return StreamEvent(
-        kind="config" if kind == "config" else "current",
+        kind=cast(Literal["config", "delta", "current"], kind),
         revision=revision,
         digest=digest,
         document=document,

@@ -29,7 +29,7 @@ def new_session(
     *,
     apply: Callable[[Revision, NodeConfig], None],
     confirm: Callable[[Revision, str], None] = lambda revision, digest: None,
-    have: Callable[[], str | None] = lambda: None,
+    have: Callable[[], NodeConfig | None] = lambda: None,
 ) -> Session:
     """Not started yet; where it waits at random, always as long."""
     assert settings.coordinator is not None

@@ -51,7 +51,7 @@ class Node:
             load_or_make(self.directory / "private.key"),
             apply=self.apply,
             confirm=self.confirm,
-            have=lambda: self.last_good.current.config.digest() if self.last_good.current else None,
+            have=lambda: self.last_good.current.config if self.last_good.current else None,
         )
 
     def apply(self, revision: Revision, config: NodeConfig) -> None:
@@ -137,6 +137,86 @@ def test_why_a_configuration_was_not_applied_reaches_the_coordinator(
 
     until(lambda: error() == node.refuses, "the reason arrives")
     assert not has_converged(admin, node)
+
+
+def has_some(admin: AdminClient, node: Node, count: int = 8) -> None:
+    """NODE has joined a network that is large beside one change."""
+    for _ in range(count):
+        admin.create_identity(f"i{uuid.uuid4().hex[:8]}")
+    joined(admin, node)
+
+
+def current(node: Node) -> NodeConfig:
+    assert node.last_good.current is not None
+    return node.last_good.current.config
+
+
+def changed(admin: AdminClient) -> str:
+    name = f"late{uuid.uuid4().hex[:8]}"
+    admin.create_identity(name)
+    return name
+
+
+def knows(node: Node, name: str) -> bool:
+    return name in {identity.name for identity in current(node).identities}
+
+
+def test_a_change_comes_as_a_delta_and_leads_to_what_the_coordinator_wants(
+    admin: AdminClient, node: Node
+) -> None:
+    has_some(admin, node)
+    assert node.session.status.deltas_applied == 0
+
+    name = changed(admin)
+
+    until(lambda: knows(node, name) and has_converged(admin, node), "it converges again")
+    assert node.session.status.deltas_applied == 1
+    assert node.session.status.deltas_refused == 0
+    assert current(node).digest() == admin.node(node.name).wanted.digest
+    kept = LastGood(node.directory / "config.json").load()
+    assert kept is not None and kept.config == current(node)  # the whole of it, on the disk
+
+
+def test_a_delta_for_what_the_node_does_not_have_makes_it_ask_for_the_whole(
+    admin: AdminClient, node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    has_some(admin, node)
+    node.session._held = replace(current(node), identities=())
+
+    name = changed(admin)
+
+    until(lambda: knows(node, name) and has_converged(admin, node), "it converges all the same")
+    status = node.session.status
+    assert (status.deltas_applied, status.deltas_refused) == (0, 1)
+    assert "asking for the whole configuration: base: want " in caplog.text
+
+    name = changed(admin)  # control: the next one is for what it has
+    until(lambda: knows(node, name) and has_converged(admin, node), "it converges again")
+    status = node.session.status
+    assert (status.deltas_applied, status.deltas_refused) == (1, 1)
+
+
+def test_a_delta_that_is_not_applied_is_the_base_of_the_next_one_and_the_last_good_one_stays(
+    admin: AdminClient, node: Node
+) -> None:
+    has_some(admin, node)
+    before = current(node)
+    node.refuses = "identities[3].tag: 70000 does not fit"
+
+    first = changed(admin)
+
+    def error() -> str | None:
+        applied = admin.node(node.name).applied
+        return applied.error if applied else None
+
+    until(lambda: error() == node.refuses, "the reason and the path arrive")
+    assert current(node) == before
+    node.refuses = None
+    second = changed(admin)
+    until(lambda: has_converged(admin, node) and knows(node, second), "it converges again")
+    assert knows(node, first)
+    assert node.session.status.deltas_applied == 2
+    assert node.session.status.deltas_refused == 0
 
 
 def test_a_restart_needs_no_setup_key_and_what_it_has_is_not_sent_again(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ztlab.client import node
-from ztlab.client.node import EventStream
-from ztlab.errors import Unreachable
+from ztlab.client.node import EventStream, StreamEvent
+from ztlab.errors import SchemaError, Unreachable
+from ztlab.model.codec import encode
+from ztlab.model.config import NodeConfig, Revision, Self
+from ztlab.model.delta import Delta, ReplaceNode
 
 
 class Response:
@@ -47,3 +52,36 @@ def test_many_events_are_no_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
     response: Any = Response(b"event: heartbeat\ndata: {}\n\n")
     stream = EventStream(response, "https://coordinator")
     assert {next(stream).kind for _ in range(500)} == {"heartbeat"}
+
+
+ME = Self(node_id="a", name="bob", role="mesh", identity="api", addresses=("10.77.0.2/32",))
+HELD = NodeConfig(version=1, network_id="n", node=ME)
+NEXT = replace(HELD, node=replace(ME, identity="web"))
+CHANGE = encode(Delta(base=HELD.digest(), operations=(ReplaceNode(node=NEXT.node),)))
+
+
+def told(delta: object, digest: str = NEXT.digest()) -> StreamEvent:
+    content = {"revision": {"epoch": "e", "number": 2}, "digest": digest, "delta": delta}
+    response: Any = Response(b"event: delta\ndata: " + json.dumps(content).encode() + b"\n\n")
+    return next(EventStream(response, "https://coordinator"))
+
+
+def test_a_delta_is_read_off_the_stream_and_makes_the_next_configuration_of_the_one_held() -> None:
+    event = told(CHANGE)
+    assert (event.kind, event.revision) == ("delta", Revision(epoch="e", number=2))
+    assert event.changed(HELD) == NEXT
+
+
+def test_a_delta_that_does_not_fit_is_refused_with_the_path_of_what_is_wrong() -> None:
+    assert told(CHANGE).changed(HELD) == NEXT  # control
+
+    with pytest.raises(SchemaError, match=r"delta\.base: .* is not here"):
+        told(CHANGE).changed(None)
+    with pytest.raises(SchemaError, match="base: want"):
+        told(CHANGE).changed(NEXT)
+    with pytest.raises(SchemaError, match="digest: want"):
+        told(CHANGE, digest=HELD.digest()).changed(HELD)
+    broken = json.loads(json.dumps(CHANGE))
+    broken["operations"][0]["node"]["role"] = "king"
+    with pytest.raises(SchemaError, match=r"delta\.operations\[0\]\."):
+        told(broken).changed(HELD)
