@@ -9,7 +9,7 @@ from flask import Flask
 from sqlalchemy import select
 
 from coordinator import secrets
-from coordinator.api import authorities, node, problems, refusals, rotation, table
+from coordinator.api import authorities, node, problems, refusals, rotation, table, timing
 from coordinator.api.context import EXTENSION, Service
 from coordinator.certificates import Certificates
 from coordinator.contacts import Contacts
@@ -55,6 +55,7 @@ def create_app(settings: Settings, certificates: Certificates | None = None) -> 
     app.register_blueprint(rotation.blueprint, url_prefix="/api/v1")
     app.register_blueprint(authorities.blueprint, url_prefix="/api/v1")
     app.register_blueprint(table.blueprint(), url_prefix="/api/v1")
+    timing.install(app)
     pages.install(app)
     problems.install(app)
     refusals.install(app)

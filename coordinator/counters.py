@@ -23,15 +23,9 @@ REQUESTS = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
     registry=REGISTRY,
 )
-PUSH_SECONDS = Histogram(
-    "zt_coordinator_push_seconds",
-    "From the moment a stream is woken until the socket has taken what it says.",
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
-    registry=REGISTRY,
-)
 LOG_BATCHES = Counter(
     "zt_coordinator_log_batches",
-    "Batches of log events, by what became of them: stored, or known already.",
+    "Batches of log events: stored, or repeated and stored before.",
     ("outcome",),
     registry=REGISTRY,
 )

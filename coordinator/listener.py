@@ -103,6 +103,6 @@ class Listener(threading.Thread):
         if streams := self._hub.numbers():
             with self._store.reading() as session:
                 newest = select(NodeRow.id, NodeRow.stream_number)
-                for node_id, number in session.execute(newest).tuples():
+                for node_id, number in session.execute(newest):
                     if node_id in streams:
                         self._hub.close_older(node_id, number)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, or_, select
+from sqlalchemy import delete, event, func, insert, or_, select
 from sqlalchemy.orm import Session
 
-from coordinator import clock
+from coordinator import clock, counters
 from coordinator.nodes import Caller
 from coordinator.store.models import LogBatchRow, LogEventRow, NodeRow
 from ztlab.model import logbatch
@@ -46,6 +46,7 @@ def store_batch(
     """How many events of the batch, which is checked, are stored; the same again stores nothing."""
     known = session.get(LogBatchRow, (caller.node_id, head.batch_id))
     if known is not None:
+        counters.LOG_BATCHES.labels("repeated").inc()
         return known.stored
     rows = [
         {
@@ -67,7 +68,37 @@ def store_batch(
     )
     session.add(batch)
     session.get_one(NodeRow, caller.node_id).last_contact_at = now
+    event.listen(session, "after_commit", lambda _: _count(len(rows)), once=True)
     return len(rows)
+
+
+def _count(stored: int) -> None:
+    counters.LOG_BATCHES.labels("stored").inc()
+    counters.LOG_EVENTS.inc(stored)
+
+
+def prune(session: Session, before: datetime, most: int, at_once: int) -> int:
+    """Forget events that came BEFORE, and the oldest of more than MOST; AT_ONCE rows at most, so
+    that nobody waits for long. How many went.
+
+    The newest stays, or its number would be given again, and cursors would lead past new events.
+    """
+    newest = session.scalar(select(func.max(LogEventRow.id))) or 0
+    oldest = select(LogEventRow.id, LogEventRow.received_at).order_by(LogEventRow.id).limit(at_once)
+    doomed = [
+        number
+        for number, came in session.execute(oldest)
+        if number != newest and (came < before or number <= newest - most)
+    ]
+    if doomed:
+        session.execute(delete(LogEventRow).where(LogEventRow.id.in_(doomed)))
+    counters.LOG_PRUNED.inc(len(doomed))
+    return len(doomed)
+
+
+def prune_batches(session: Session, before: datetime) -> None:
+    """Forget the ids of batches that nobody sends again."""
+    session.execute(delete(LogBatchRow).where(LogBatchRow.received_at < before))
 
 
 def search(session: Session, wanted: Search) -> dict[str, Any]:

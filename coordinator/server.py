@@ -40,7 +40,7 @@ from coordinator.app import create_app
 from coordinator.background import Background
 from coordinator.backup import in_use
 from coordinator.certificates import RENEWAL_EVERY_S, Certificates
-from coordinator.retention import Retention
+from coordinator.retention import LogRetention, Retention
 from coordinator.settings import Settings
 from coordinator.store import migrate
 from coordinator.store.engine import opened
@@ -112,11 +112,14 @@ class Worker(GeventWorker):  # type: ignore[misc]
         manager: Notifier = self.app.notifier
         manager.ready(f"listening on {self.app.settings.listen}")
         renewal_at = 0.0
-        retention = Retention(here.store, self.app.settings.revisions_kept)
+        wanted: Settings = self.app.settings
+        retention = Retention(here.store, wanted.revisions_kept)
+        log_retention = LogRetention(here.store, wanted.log_retention_days, wanted.log_max_events)
         while self.alive:
             self.notify()
             manager.alive()
             retention.tick()
+            log_retention.tick()
             self.app.certificates.look()
             if time.monotonic() >= renewal_at:
                 self.app.certificates.renew_if_due()

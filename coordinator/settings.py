@@ -63,6 +63,16 @@ def _check_postgres(url: str) -> None:
         raise ValueError(f"want the name of a database at the end of it, got {url!r}")
 
 
+def _check_days(days: int) -> None:
+    if not 1 <= days <= 36500:
+        raise ValueError(f"want 1 to 36500 days, got {days}")
+
+
+def _check_events(most: int) -> None:
+    if not 1000 <= most <= 10**12:
+        raise ValueError(f"want at least 1000 events, got {most}")
+
+
 def _check_directory(text: str) -> None:
     if not Path(text).is_absolute():
         raise ValueError(f"want an absolute path, got {text!r}")
@@ -92,7 +102,7 @@ def _check_proxies(proxies: tuple[str, ...]) -> None:
             raise ValueError(f"want addresses or IP prefixes, got {proxy!r} ({error})") from None
 
 
-def _check_days(days: int) -> None:
+def _check_log_days(days: int) -> None:
     if not 1 <= days <= 825:
         raise ValueError(f"want 1 to 825 days, got {days}")
 
@@ -137,6 +147,8 @@ class Settings:
     user         who it becomes when it is started as root: a name or a number
     token_ttl_s  how long a node token is good for
     limits       how often strangers may try
+    log_retention_days  log events are forgotten after so many days
+    log_max_events   and the oldest of more than these
     revisions_kept   how many revisions can be read back and rolled back to
     trusted_proxies  whose X-Forwarded-For is believed: addresses or IP prefixes
     certificate_days  how long our own server certificate is good for
@@ -154,6 +166,8 @@ class Settings:
     user: str | int | None = field(default=None)
     token_ttl_s: int = field(default=3600, check=_check_ttl)
     limits: Limits = field(default_factory=Limits)
+    log_retention_days: int = field(default=90, check=_check_log_days)
+    log_max_events: int = field(default=5_000_000, check=_check_events)
     revisions_kept: int = field(default=1000, check=_check_kept)
     trusted_proxies: tuple[str, ...] = field(default=(), check=_check_proxies)
     certificate_days: int = field(default=SERVER_DAYS, check=_check_days)

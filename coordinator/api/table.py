@@ -21,6 +21,7 @@ from coordinator.api.admin import (
     groups,
     history,
     identities,
+    metrics,
     network,
     nodes,
     policy,
@@ -37,6 +38,7 @@ from ztlab.model.management import AdminRole
 MODULES = (
     node_routes,
     network,
+    metrics,
     nodes,
     gateways,
     identities,

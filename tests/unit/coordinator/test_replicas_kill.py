@@ -1,0 +1,144 @@
+"""Of two coordinators one is killed under load: nothing is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter
+from contextlib import closing
+
+import pytest
+
+from tests.unit.coordinator.postgres import Server
+from tests.unit.coordinator.process import Coordinator
+from tests.unit.coordinator.replicas import kill, replicas
+from tests.unit.coordinator.served import until
+from ztlab.client.admin import AdminClient
+from ztlab.client.node import EventStream, NodeClient
+from ztlab.errors import Refused, Unreachable
+
+pytestmark = pytest.mark.postgres
+FAILOVER_S = 2.0
+
+
+class Agent(threading.Thread):
+    """A node as agents are: it holds a stream, acknowledges, and goes on to the next address."""
+
+    def __init__(self, client: NodeClient, others: list[NodeClient], stop: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self._clients = itertools.cycle([client, *others])
+        self._stop_it = stop
+        self.streams: list[tuple[float, NodeClient]] = []
+        self.names: set[str] = set()
+
+    def run(self) -> None:
+        while not self._stop_it.is_set():
+            client = next(self._clients)
+            try:
+                with client.stream() as stream:
+                    self._follow(client, stream)
+            except (Unreachable, Refused):
+                self._stop_it.wait(0.05)
+
+    def _follow(self, client: NodeClient, stream: EventStream) -> None:
+        is_first = True
+        for event in stream:
+            if is_first:
+                self.streams.append((time.monotonic(), client))
+                is_first = False
+            if event.document is not None:
+                self.names = {one["name"] for one in event.document["identities"]}
+            if event.revision is not None and event.digest is not None:
+                client.ack(revision=event.revision, digest=event.digest)
+            if self._stop_it.is_set():
+                return
+
+
+class Writer(threading.Thread):
+    """Makes identities, one after the other; whoever answers it may be killed meanwhile."""
+
+    def __init__(self, number: int, admins: list[AdminClient], stop: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self._number, self._stop_it = number, stop
+        self._admins = itertools.cycle(admins)
+        self.acknowledged: list[str] = []
+        self.retried = 0
+
+    def run(self) -> None:
+        admin = next(self._admins)
+        for count in itertools.count():
+            if self._stop_it.is_set():
+                return
+            name = f"w{self._number}-{count}"
+            while True:
+                try:
+                    admin.create_identity(name)
+                    break
+                except Unreachable:
+                    self.retried += 1
+                    admin = next(self._admins)
+                except Refused as error:
+                    # What was not acknowledged may have been done; and is not done again.
+                    assert error.status == 409 and self.retried, error
+                    break
+            self.acknowledged.append(name)
+
+
+def test_of_two_one_is_killed_under_load_and_nothing_is_lost_or_done_twice(
+    postgres_server: Server,
+) -> None:
+    stop = threading.Event()
+    with replicas(postgres_server.url(postgres_server.create())) as (first, second):
+        agents = []
+        for number in range(8):
+            client, _ = first.enrol(f"n{number}", endpoint=None)
+            there = second.node(client.token)
+            pair = (client, [there]) if number % 2 == 0 else (there, [client])
+            agents.append(Agent(*pair, stop))
+        writers = [Writer(n, [first.admin(), second.admin()], stop) for n in range(3)]
+        for thread in (*agents, *writers):
+            thread.start()
+        until(lambda: all(len(agent.streams) for agent in agents), "every agent has a stream")
+        until(lambda: all(len(w.acknowledged) > 5 for w in writers), "writers write", 30.0)
+
+        killed_at = time.monotonic()
+        kill(first)
+        until(
+            lambda: all(agent.streams[-1][1]._transport.url == second.url for agent in agents),
+            "every agent is at the other one",
+        )
+        moved = [agent.streams[-1][0] - killed_at for agent in agents[::2]]
+        before = [len(writer.acknowledged) for writer in writers]
+        until(
+            lambda: all(len(w.acknowledged) > b + 5 for w, b in zip(writers, before, strict=True)),
+            "writers go on",
+            30.0,
+        )
+        stop.set()
+        for writer in writers:
+            writer.join(20.0)
+        with closing(second.admin()) as admin:
+            made = Counter(identity.name for identity in admin.identities())
+            wanted = admin.network().revision
+        names = {name for writer in writers for name in writer.acknowledged}
+        assert sum(writer.retried for writer in writers) > 0, "nobody noticed"
+        assert names <= made.keys()
+        created = created_in_the_audit_log(postgres_server, second)
+        assert {name: created[name] for name in names} == dict.fromkeys(names, 1)
+        # Each change is one revision: those of the nodes and of the identities, and no other.
+        assert wanted.number == sum(created.values())
+        print(f"moved within {max(moved):.2f} s, {len(names)} identities")
+        assert max(moved) < FAILOVER_S
+
+
+def created_in_the_audit_log(server: Server, coordinator: Coordinator) -> Counter[str]:
+    """How often each object of the network was created."""
+    text = (coordinator.directory / "coordinator.toml").read_text()
+    database = text.split('database = "')[1].split("?")[0].rpartition("/")[2]
+    query = (
+        "SELECT name FROM audit WHERE action = 'create' AND kind = 'identity' "
+        "AND (epoch, number) IN (SELECT epoch, number FROM audit)"
+    )
+    with server.connect(database) as connection:
+        return Counter(name for (name,) in connection.execute(query))
