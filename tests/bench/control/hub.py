@@ -31,7 +31,7 @@ def measure() -> list[Figure]:
             print(f"  {seconds:.0f} s to open, {resident:.0f} MB", flush=True)
             figures += one_rule(served, owner, agents)
             print(f"  a rule: {figures[-4].value:.0f} ms", flush=True)
-            figures += one_joins(served, agents)
+            figures += one_joins(served, owner, agents)
             print(f"  one joins: {figures[-2].value:.0f} B to the gateway", flush=True)
             figures += one_endpoint(served, owner, agents)
             resident = served.resident_bytes() / 1e6
@@ -62,7 +62,7 @@ def one_rule(served: Served, owner: Owner, agents: Agents) -> list[Figure]:
     ]
 
 
-def one_joins(served: Served, agents: Agents) -> list[Figure]:
+def one_joins(served: Served, owner: Owner, agents: Agents) -> list[Figure]:
     """A client enrols: what the gateway is sent."""
     waits, sizes = [], []
     for i in range(5):
@@ -73,6 +73,8 @@ def one_joins(served: Served, agents: Agents) -> list[Figure]:
         mine = [one for one in told if one.node == "gateway0"]
         waits.append((mine[-1].at - begun) * 1000)
         sizes.append(float(sum(one.size for one in mine)))
+        owner.ask("DELETE", f"/nodes/new{i}")  # it has no stream, and would never acknowledge
+        settled(owner, agents)
     return [
         at_most("one client joins: bytes to the gateway", sizes, "B", 4096),
         beside("  from the first request of its enrolment until the gateway has it", waits, "ms"),
