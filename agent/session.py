@@ -35,6 +35,7 @@ SETUP_KEY_POLL_S = 0.1
 RENEW_AT_SHARE = 0.8  # of a token's life
 FIRST_BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 15.0
+LONGEST_RETRY_AFTER_S = 300
 HELD_S = 2.0  # a stream that held so long has worked
 
 
@@ -48,11 +49,11 @@ class Backoff:
         self._dice = dice
         self._tries = 0
 
-    def next_s(self) -> float:
-        """Seconds to wait now; longer with each call."""
+    def next_s(self, *, after_s: float = 0.0) -> float:
+        """Seconds to wait now; longer with each call, and never under AFTER_S."""
         ceiling: float = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._tries, 16))
         self._tries += 1
-        return ceiling * self._dice()
+        return min(after_s, LONGEST_RETRY_AFTER_S) + ceiling * self._dice()
 
     def reset(self) -> None:
         """It worked: the next failure is a first one."""
@@ -186,15 +187,17 @@ class Session:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            after_s = 0
             try:
                 self._converse()
                 self._note(None)
             except ZtError as error:
+                after_s = error.retry_after_s if isinstance(error, Refused) else 0
                 if not self._stop.is_set():
                     self._note(error)
             except Exception:
                 log.exception("the session failed on a bug; it begins anew")
-            self._stop.wait(self._backoff.next_s())
+            self._stop.wait(self._backoff.next_s(after_s=after_s))
 
     def _note(self, error: ZtError | None) -> None:
         """Log an error once, not at every try."""

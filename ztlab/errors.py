@@ -41,12 +41,20 @@ class SchemaError(ZtError):
 class Refused(ZtError):
     """The other side understood the request and said no.
 
-    status  the HTTP status; None where the refusal did not come over HTTP
+    status         the HTTP status; None where the refusal did not come over HTTP
+    retry_after_s  not sooner than so many seconds from now (RFC 9110, Retry-After); 0: it said none
     """
 
-    def __init__(self, message: str, *, status: int | None = None, hint: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after_s: int = 0,
+        hint: str = "",
+    ) -> None:
         super().__init__(message, hint=hint)
-        self.status = status
+        self.status, self.retry_after_s = status, retry_after_s
 
 
 class Unreachable(ZtError):

@@ -169,7 +169,8 @@ class Transport:
             # A proof is bound to the authority of the certificate that is shown now: perhaps these
             # connections are older than that.
             self.reconnect()
-        return _answer(response.status, content, f"{method} {path}"), response.headers
+        answer = _answer(response.status, content, f"{method} {path}", response.headers)
+        return answer, response.headers
 
     def open(
         self, path: str, *, query: Mapping[str, str | int | None], read_timeout_s: float
@@ -180,7 +181,8 @@ class Transport:
                 "GET", path, None, query=query, accept="text/event-stream", read_s=read_timeout_s
             )
             if response.status >= 400:
-                _answer(response.status, _bounded(response, ANSWER_BYTES), f"GET {path}")
+                content = _bounded(response, ANSWER_BYTES)
+                _answer(response.status, content, f"GET {path}", response.headers)
         return response
 
     def close(self) -> None:
@@ -373,7 +375,9 @@ def _pool(
     )
 
 
-def _answer(status: int, content: bytes, what: str) -> Any:
+def _answer(
+    status: int, content: bytes, what: str, headers: Mapping[str, str] | None = None
+) -> Any:
     try:
         answer = json.loads(content) if content else None
     except ValueError:
@@ -388,4 +392,6 @@ def _answer(status: int, content: bytes, what: str) -> Any:
     for fault in faults if isinstance(faults, list) else ():
         if isinstance(fault, dict):
             lines.append(f"  {fault.get('path')}: {fault.get('message')}")
-    raise Refused(f"{what}: " + "\n".join(lines), status=status)
+    after = (headers or {}).get("Retry-After", "")  # a date is not what a coordinator sends
+    seconds = int(after) if after.isascii() and after.isdigit() and len(after) < 10 else 0
+    raise Refused(f"{what}: " + "\n".join(lines), status=status, retry_after_s=seconds)

@@ -15,6 +15,7 @@ from agent.keys import load_or_make
 from agent.session import (
     FIRST_BACKOFF_S,
     LONGEST_BACKOFF_S,
+    LONGEST_RETRY_AFTER_S,
     Backoff,
     Membership,
     Session,
@@ -354,6 +355,12 @@ def test_the_backoff_grows_to_its_ceiling_and_begins_anew() -> None:
     longest.reset()
     assert longest.next_s() == FIRST_BACKOFF_S
     assert Backoff(dice=lambda: 0.0).next_s() == 0.0  # full jitter: down to nothing
+
+
+def test_who_is_told_to_come_later_does_and_not_all_at_once() -> None:
+    told = [Backoff(dice=lambda i=i: i / 10).next_s(after_s=7) for i in range(11)]  # type: ignore[misc]
+    assert min(told) == 7.0 and max(told) == 7.0 + FIRST_BACKOFF_S and len(set(told)) == 11
+    assert Backoff(dice=lambda: 0.0).next_s(after_s=10**9) == LONGEST_RETRY_AFTER_S  # not for ever
 
 
 def test_a_token_is_renewed_in_the_last_fifth_of_its_life() -> None:

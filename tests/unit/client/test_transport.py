@@ -279,3 +279,13 @@ def test_importing_the_client_is_light() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ
     )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_a_refusal_says_when_to_come_again() -> None:
+    def refused(headers: dict[str, str]) -> int:
+        with pytest.raises(Refused) as refusal:
+            transport._answer(429, b"{}", "GET /node/stream", headers)
+        return refusal.value.retry_after_s
+
+    assert refused({"Retry-After": "7"}) == 7
+    assert [refused(h) for h in ({}, {"Retry-After": "soon"}, {"Retry-After": "-1"})] == [0, 0, 0]
