@@ -52,7 +52,11 @@ class Sent:
 
     def get(self, digest: str) -> NodeConfig | None:
         """The configuration of DIGEST, if it was sent lately."""
-        return self._configs.get(digest)
+        with self._lock:
+            config = self._configs.pop(digest, None)
+            if config is not None:
+                self._configs[digest] = config  # used last
+            return config
 
     def put(self, digest: str, config: NodeConfig) -> None:
         """CONFIG is being sent."""

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 # A connection that was quiet for so long is asked whether it still is one.
 QUIET_S = 5.0
 FIRST_RETRY_S, LAST_RETRY_S = 0.1, 5.0
+OWN_S = 0.1  # from what the store says of our commit to our hearing that it took it
 
 
 class Listener(threading.Thread):
@@ -56,10 +57,14 @@ class Listener(threading.Thread):
                     self.is_listening.set()
                     wait_s = FIRST_RETRY_S
                     self._listen(connection)
-            except (psycopg.Error, SQLAlchemyError) as error:
+            # Whatever it is: a replica that stopped listening would serve what is old for ever.
+            except Exception as error:
                 self.is_listening.clear()
                 said = getattr(error, "orig", None) or error
-                log.warning("cannot hear the other replicas, trying again: %s", said)
+                is_ours = not isinstance(error, (psycopg.Error, SQLAlchemyError))
+                log.warning(
+                    "cannot hear the other replicas, trying again: %s", said, exc_info=is_ours
+                )
                 # Not all replicas in the same moment, when the server is back.
                 self._is_closed.wait(wait_s * random.uniform(0.5, 1.0))
                 wait_s = min(2 * wait_s, LAST_RETRY_S)
@@ -82,14 +87,15 @@ class Listener(threading.Thread):
             if not heard:
                 connection.execute("SELECT 1")
             said = [(notice.channel, json.loads(notice.payload)) for notice in heard]
-            # What it said itself it knows, and soon has in its memory.
-            said = [
-                (channel, what) for channel, what in said if what[REPLICA] != self._store.replica
-            ]
             for channel, what in said:
-                if channel == STREAMS:
+                if channel == STREAMS and what[REPLICA] != self._store.replica:
                     self._hub.close_older(what["node"], what["number"])
-            if any(channel == CHANGES and self._is_news(what) for channel, what in said):
+            news = [what for channel, what in said if channel == CHANGES and self._is_news(what)]
+            if news and all(what[REPLICA] == self._store.replica for what in news):
+                # It will know in a moment, unless the answer to its COMMIT was lost.
+                self._is_closed.wait(OWN_S)
+                news = [what for what in news if self._is_news(what)]
+            if news:
                 network.refresh(self._store, self._hub)  # once for all of a burst
 
     def _is_news(self, revision: dict[str, Any]) -> bool:

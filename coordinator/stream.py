@@ -56,9 +56,14 @@ def events(
             elif said is None or said.revision != wanted.revision:
                 # Also after A -> B -> A between two looks: the digest is the node's, the revision
                 # it has to acknowledge is a newer one.
+                if deltas:  # what it has from before we began is what the next delta begins with
+                    _remember(hub, wanted, known.view.config(caller.node_id))
                 yield _event("current", wanted)
             said, digest = wanted, wanted.digest
-            yield from _until_rung(subscription, caller, heartbeat_s)
+            for beat in _until_rung(subscription, caller, heartbeat_s):
+                yield beat
+                if _is_news(hub, caller.node_id, said):  # nobody rang, and yet
+                    break
             if clock.now() >= caller.token_expires_at:
                 return
 
@@ -79,12 +84,23 @@ def _until_rung(subscription: Subscription, caller: Caller, heartbeat_s: float) 
             yield b"event: heartbeat\ndata: {}\n\n"
 
 
+def _is_news(hub: Hub, node_id: str, said: Wanted) -> bool:
+    """Is something else wanted of the node by now? (Where it was revoked, too.)"""
+    known = hub.memory.known
+    return known is None or known.wanted.get(node_id) != said
+
+
+def _remember(hub: Hub, wanted: Wanted, config: NodeConfig) -> None:
+    """The node has CONFIG: what comes next may be told as a delta of it."""
+    if config.node.role != "client":  # whose whole configuration is short
+        hub.sent.put(wanted.digest, config)
+
+
 def _told(hub: Hub, wanted: Wanted, config: NodeConfig, base: str | None) -> bytes:
     """CONFIG for a node that has the one of the digest BASE: what differs, or the whole of it."""
     old = None if base is None else hub.sent.get(base)
     delta = None if old is None else diff(old, config)
-    if config.node.role != "client":  # whose whole configuration is short
-        hub.sent.put(wanted.digest, config)
+    _remember(hub, wanted, config)
     if delta is not None:
         return _event("delta", wanted, f',"delta":{codec.canonical(delta).decode("ascii")}')
     return _event("config", wanted, f',"config":{config.canonical()}')

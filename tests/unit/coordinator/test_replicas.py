@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from coordinator.store.notices import CHANGES
 from tests.contract.wire import EVENT
 from tests.unit.batches import packed
 from tests.unit.coordinator.postgres import Server
 from tests.unit.coordinator.process import Coordinator, Keys
 from tests.unit.coordinator.replicas import log_of, replicas
+from tests.unit.coordinator.served import until
 from ztlab.client.node import EventStream, NodeClient
 from ztlab.errors import Refused
 
@@ -23,8 +25,13 @@ FAILOVER_S = 2.0
 
 
 @pytest.fixture(scope="module")
-def pair(postgres_server: Server) -> Iterator[Pair]:
-    with replicas(postgres_server.url(postgres_server.create())) as both:
+def database(postgres_server: Server) -> str:
+    return postgres_server.create()
+
+
+@pytest.fixture(scope="module")
+def pair(postgres_server: Server, database: str) -> Iterator[Pair]:
+    with replicas(postgres_server.url(database)) as both:
         yield both
 
 
@@ -109,3 +116,19 @@ def test_who_lost_its_server_looks_at_everything_again(pair: Pair, postgres_serv
         event = told(stream)
     assert "while-nobody-heard" in {one["name"] for one in event.document["identities"]}
     assert log_of(second).count("cannot hear the other replicas") > heard
+
+
+def test_what_no_replica_said_is_complained_of_and_the_next_is_heard(
+    pair: Pair, postgres_server: Server, database: str
+) -> None:
+    first, second = pair
+    client, _ = first.enrol("steady", endpoint=None)
+    with at(second, client).stream() as stream:
+        told(stream)
+        heard = log_of(second).count("cannot hear the other replicas")
+        postgres_server.execute(f"SELECT pg_notify('{CHANGES}', 'no JSON')", database)
+        until(lambda: log_of(second).count("cannot hear the other replicas") > heard, "a complaint")
+        with closing(first.admin()) as admin:
+            admin.create_identity("heard-again")
+        event = told(stream)
+    assert "heard-again" in {one["name"] for one in event.document["identities"]}

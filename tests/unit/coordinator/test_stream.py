@@ -219,6 +219,33 @@ def test_a_node_that_comes_back_is_told_what_differs_from_what_it_had(service: S
     assert (kind, data["delta"]["base"]) == ("delta", whole["digest"])
 
 
+def test_who_has_it_all_when_we_start_is_told_what_differs_from_then_on(service: Service) -> None:
+    node_id = mesh_of_five(service)
+    _, whole = next(open_stream(service, caller(node_id), deltas=True))
+    service.hub.sent = Sent()  # as after a restart
+    events = open_stream(service, caller(node_id), whole["digest"], deltas=True)
+    assert next(events)[0] == "current"
+    add_identity(service, "another")
+    kind, data = next(events)
+    assert kind == "delta"
+    config = decode(NodeConfig, whole["config"])
+    config = apply(config, decode(Delta, data["delta"]), data["digest"])
+    assert config.digest() == wanted(service, node_id).digest
+
+
+def test_a_change_that_nobody_rang_for_is_told_at_the_next_heartbeat(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node_id = add_node(service, 1, "mesh")
+    events = open_stream(service, caller(node_id), heartbeat_s=0.05)
+    assert next(events)[0] == "config"
+    monkeypatch.setattr(service.hub, "wake", lambda _: None)
+    add_identity(service, "unheard")
+    assert next(events)[0] == "heartbeat"
+    kind, data = next(events)
+    assert kind == "config" and "unheard" in {one["name"] for one in data["config"]["identities"]}
+
+
 def test_who_cannot_or_has_what_nobody_knows_is_told_everything(service: Service) -> None:
     node_id = mesh_of_five(service)
     _, whole = next(open_stream(service, caller(node_id)))
