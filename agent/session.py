@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -159,6 +160,12 @@ class Session:
         )
 
     @property
+    def url(self) -> str:
+        """Of the coordinator, or of the replica that is spoken to now."""
+        client = self._client
+        return self._coordinator.urls[0] if client is None else client.url
+
+    @property
     def is_ready(self) -> bool:
         """Is there somebody to ask? Enrolled alone it is not: a successor is that at once."""
         return self._client is not None
@@ -226,7 +233,7 @@ class Session:
 
     def _follow(self, client: NodeClient, stream: EventStream) -> None:
         self._stream = stream
-        opened_at = time.monotonic()
+        url, opened_at = client.url, time.monotonic()
         try:
             if self._stop.is_set():
                 stream.close()
@@ -237,6 +244,9 @@ class Session:
                 if membership is not None and time.time() >= membership.renew_at:
                     self._renew(client, stale=client.token)
                     self._learn(client)
+        except Unreachable:
+            client.leave(url)
+            raise
         finally:
             self._stream = None
             stream.close()
@@ -261,10 +271,10 @@ class Session:
             has_setup_key = Path(self._coordinator.setup_key_file).exists()
             if known is not None and (self._membership is not None or not has_setup_key):
                 token = self._membership.token if self._membership else None
-                client = NodeClient(self._coordinator.url, known.decode(), token)
+                client = NodeClient(self._coordinator.urls, known.decode(), token)
             else:
                 # Not enrolled: the setup key decides whom to trust, and it may be a new one.
-                client = NodeClient(self._coordinator.url, self._fetched_authority())
+                client = NodeClient(self._coordinator.urls, self._fetched_authority())
             if self._membership is None and (has_setup_key or not self._recover(client)):
                 self._enrol(client)
             self._client = client
@@ -280,9 +290,17 @@ class Session:
             pinned = authority_of(self._setup_key())
         except ValueError as error:
             raise SchemaError([f"{self._coordinator.setup_key_file}: {error}"]) from None
-        pem = fetch_authority(self._coordinator.url, pinned)
+        pem = self._first_answer(lambda url: fetch_authority(url, pinned))
         state.write(self._authority_file, pem.encode())
         return pem
+
+    def _first_answer(self, ask: Callable[[str], str]) -> str:
+        """Of the first coordinator that can be reached; Unreachable if none can."""
+        *others, last = self._coordinator.urls
+        for url in others:
+            with suppress(Unreachable):
+                return ask(url)
+        return ask(last)
 
     def _setup_key(self) -> str:
         """The text in setup_key_file, waited for if it is not there yet."""
@@ -327,7 +345,7 @@ class Session:
         try:
             token = client.renew(public_key=self._key.public_key, prove=self._key.prove)
         except Refused as refusal:
-            if refusal.status == 429:  # not now; it says nothing about the key
+            if refusal.status not in (401, 403):  # not now; it says nothing about the key
                 raise
             return False
         self._remember(
@@ -374,6 +392,7 @@ class Session:
                 config = changed or self._whole(event)
                 _require_ours(config, self._membership)
                 self._apply(event.revision, config)
+                self._know_network(config.network_id)
         except ZtError as refusal:
             error = str(refusal)
             log.warning("revision %d is not applied: %s", event.revision.number, error)
@@ -381,6 +400,12 @@ class Session:
             error = "internal error of the agent; its log has the details"
             log.exception("revision %d is not applied", event.revision.number)
         client.ack(revision=event.revision, digest=event.digest, error=error)
+
+    def _know_network(self, network_id: str) -> None:
+        """The network of a membership that was recovered, by the configuration that came."""
+        with self._token_lock:
+            if self._membership is not None and not self._membership.network_id:
+                self._remember(replace(self._membership, network_id=network_id))
 
     def _whole(self, event: StreamEvent) -> NodeConfig:
         self._held = None  # if this one cannot be read, no delta is for anything that is here
@@ -408,7 +433,8 @@ def _require_ours(config: NodeConfig, membership: Membership | None) -> None:
     if membership is None:
         return
     got = (config.network_id, config.node.node_id)
-    if got != (membership.network_id, membership.node_id):
+    # A membership that was recovered by proof does not know its network yet.
+    if got != (membership.network_id or config.network_id, membership.node_id):
         raise ZtError(
             f"the configuration is for node {got[1]} of network {got[0]}, "
             f"this is {membership.node_id} of {membership.network_id}"

@@ -36,10 +36,14 @@ def _check_mtu(mtu: int) -> None:
         raise ValueError(f"want an MTU from 1280 to 65455, got {mtu}")
 
 
-def _check_url(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname:
-        raise ValueError(f"want https://HOST[:PORT], got {url!r}")
+def _check_url(given: str | tuple[str, ...]) -> None:
+    urls = (given,) if isinstance(given, str) else given
+    if not urls or len(set(urls)) < len(urls):
+        raise ValueError("want each coordinator once, and at least one")
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname:
+            raise ValueError(f"want https://HOST[:PORT], got {url!r}")
 
 
 def _check_mask(mask: int) -> None:
@@ -103,10 +107,16 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorSettings:
-    """Where the coordinator is; the setup key is read until the node is enrolled."""
+    """Where the coordinator is, or each of its replicas, the one to begin with first; the setup
+    key is read until the node is enrolled."""
 
-    url: str = field(check=_check_url)
+    url: str | tuple[str, ...] = field(check=_check_url)
     setup_key_file: str
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.url,) if isinstance(self.url, str) else self.url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,7 +79,7 @@ def _whom_it_obeys(agent: Agent) -> str:
 def _coordinator(agent: Agent) -> dict[str, Any] | None:
     if agent.session is None or agent.settings.coordinator is None:
         return None
-    return {"url": agent.settings.coordinator.url} | asdict(agent.session.status)
+    return {"url": agent.session.url} | asdict(agent.session.status)
 
 
 def _peers(config: NodeConfig, there: Any) -> list[dict[str, Any]]:

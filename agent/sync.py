@@ -239,7 +239,8 @@ class Synchronizer:
 
     def _coordinator_addresses(self) -> frozenset[Address]:
         coordinator = self._settings.coordinator
-        return host.addresses_of(coordinator.url) if coordinator else frozenset()
+        urls = coordinator.urls if coordinator else ()
+        return frozenset().union(*(host.addresses_of(url) for url in urls))
 
     # --- preshared keys ---
 

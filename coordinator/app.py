@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from ipaddress import ip_network
 
-from flask import Flask
+from flask import Flask, Response
 from sqlalchemy import select
 
 from coordinator import secrets
@@ -55,8 +55,16 @@ def create_app(settings: Settings, certificates: Certificates | None = None) -> 
     app.register_blueprint(rotation.blueprint, url_prefix="/api/v1")
     app.register_blueprint(authorities.blueprint, url_prefix="/api/v1")
     app.register_blueprint(table.blueprint(), url_prefix="/api/v1")
+    app.after_request(_not_kept)
     timing.install(app)
     pages.install(app)
     problems.install(app)
     refusals.install(app)
     return app
+
+
+def _not_kept(response: Response) -> Response:
+    """Tokens and keys are in answers, and what a network looks like: no cache keeps any, unless a
+    view says otherwise."""
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response

@@ -133,7 +133,7 @@ def put_identity(session: Session, body: IdentityBody, now: datetime) -> Identit
 def delete_identity(session: Session, name: str, now: datetime) -> None:
     """Conflict, saying what refers to it, while anything does."""
     row = identity(session, name)
-    _refuse_if_used(f"identity {name}", references.to_identity(session, name))
+    _refuse_if_used(f"identity {name}", references.to_identity(session, name, now))
     session.delete(row)
     session.flush()
     allocation.retire_tag(session, row.tag, now)
@@ -236,14 +236,16 @@ def _check_document_names(body: DocumentBody, identities: list[IdentityBody]) ->
         "resources": [resource.name for resource in body.resources],
     }
     for kind, names in lists.items():
+        seen: set[str] = set()
         for i, name in enumerate(names):
             path = f"groups.{name}" if kind == "groups" else f"{kind}[{i}]"
             try:
                 check_free_name(name)
             except ValueError as error:
                 found.append(f"{path}: {error}")
-            if name in names[:i]:
+            if name in seen:
                 found.append(f"{path}: {name!r} is there twice")
+            seen.add(name)
     if found:
         raise SchemaError(found)
 

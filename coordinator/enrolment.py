@@ -297,6 +297,8 @@ def enrol(
     after = {"uses_left": key.uses_left}
     audit.record(session, audit.setup_key(key.id), "use", "setup-key", key.id, before, after, now)
     identity = key.identity or request.name
+    if key.identity is None and key.name is None:
+        _refuse_existing(session, identity)
     _ensure_identity(session, identity, now)
     if key.group is not None:
         _join(session, key.group, identity)
@@ -412,6 +414,16 @@ def _check_new(session: Session, request: EnrolRequest) -> None:
         state = "was revoked" if node.revoked_at else "is enrolled already"
         state = "was given up" if is_former(session, request.public_key) else state
         raise Conflict(f"this key {state}, as node {node.name!r}")
+
+
+def _refuse_existing(session: Session, identity: str) -> None:
+    """Conflict if it is there: whoever chooses the node's name must not choose whom it is taken
+    for, and be let in by rules that were written for somebody else."""
+    if session.get(IdentityRow, identity) is not None:
+        raise Conflict(
+            f"there is an identity {identity!r} already: it takes a setup key that is bound to it, "
+            "or to a node of this name"
+        )
 
 
 def _ensure_identity(session: Session, name: str, now: datetime) -> None:

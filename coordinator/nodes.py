@@ -191,13 +191,14 @@ def describe_all(session: Session, found: Sequence[NodeRow]) -> list[dict[str, A
 
 
 def find(session: Session, name: str) -> NodeRow:
-    """The node of that name or id: the live one, else the one revoked last. NotFound otherwise."""
+    """The node of that id, else of that name: the live one, else the one revoked last. NotFound
+    otherwise. (A node that calls itself by another's id is not found by it.)"""
     found = select(NodeRow).where((NodeRow.name == name) | (NodeRow.id == name))
     nodes = session.scalars(found).all()
     if not nodes:
         known = session.scalars(select(NodeRow.name)).all()
         raise NotFound(f"no node is called {name!r}{did_you_mean(name, known)}")
-    return max(nodes, key=lambda node: (node.revoked_at is None, node.enrolled_at))
+    return max(nodes, key=lambda n: (n.id == name, n.revoked_at is None, n.enrolled_at))
 
 
 def describe(session: Session, node: NodeRow) -> dict[str, Any]:

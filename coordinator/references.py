@@ -10,10 +10,12 @@ from sqlalchemy.orm import Session
 from coordinator.store.models import GroupRow, NetworkRow, NodeRow, RuleRow, SetupKeyRow
 
 
-def to_identity(session: Session, name: str) -> list[str]:
+def to_identity(session: Session, name: str, now: datetime) -> list[str]:
     """Every place that names the identity NAME, as "path: what it does"."""
     held = select(NodeRow.name).where(NodeRow.identity == name, NodeRow.revoked_at.is_(None))
-    given = select(SetupKeyRow.id).where(SetupKeyRow.identity == name, SetupKeyRow.uses_left > 0)
+    given = select(SetupKeyRow.id).where(
+        SetupKeyRow.identity == name, SetupKeyRow.uses_left > 0, SetupKeyRow.expires_at > now
+    )
     return [
         *(f"nodes.{node}.identity: is {name!r}" for node in session.scalars(held)),
         *(f"setup-keys.{key}.identity: gives {name!r}" for key in session.scalars(given)),

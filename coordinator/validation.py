@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from itertools import chain, islice
 
 from coordinator.state import NetworkState, host_prefix
 from ztlab.model.codec import did_you_mean, restricted, restrictions
@@ -20,20 +21,25 @@ from ztlab.model.policy import (
 )
 from ztlab.model.policy_index import PolicyIndex
 
+# Each may come with a hint, for which all names are compared; nobody reads more.
+MOST_FAULTS = 100
+
 
 def faults(network: NetworkState, before: NetworkState | None = None) -> list[str]:
-    """Every fault, as "path: message"; empty if the network may be so.
+    """The faults, as "path: message", at most MOST_FAULTS; empty if the network may be so.
 
     before  a network without faults: what NETWORK has of it unchanged is not looked at again
     """
-    found = [
-        *_name_faults(network, before),
-        *_node_faults(network, before),
-        *_prefix_faults(network, before),
-        *_dangling_faults(network, before),
-    ]
+    found = chain(
+        _name_faults(network, before),
+        _node_faults(network, before),
+        _prefix_faults(network, before),
+        _dangling_faults(network, before),
+    )
     # A test over names that dangle would only repeat the fault.
-    return found or [f"policy.{line}" for line in _broken_tests(network, before)]
+    return list(islice(found, MOST_FAULTS)) or [
+        f"policy.{line}" for line in islice(_broken_tests(network, before), MOST_FAULTS)
+    ]
 
 
 @restricted(**restrictions(check_name), **{"not": {"enum": sorted(RESERVED_NAMES)}})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from flask import Response, abort, request
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -44,13 +46,13 @@ def revision(epoch: str, number: int) -> Response:
 def roll_back(epoch: str, number: int) -> AnyResponse:
     if not may(guard.browser().role, "editor"):
         abort(403, "This needs the role editor.")
-    seen, present = request.form.get("present", ""), _present()
-    if seen != present:
-        # What goes back is what was looked at, and nothing that somebody wrote since.
-        return _revision(epoch, number, has_moved=True)
-    answer = ask("POST", f"/revisions/{epoch}/{number}/rollback")
+    # What goes back is what was looked at, and nothing that somebody wrote since.
+    seen = request.form.get("present", "")
+    answer = ask("POST", f"/revisions/{quote(epoch, safe='')}/{number}/rollback", tag=f'"{seen}"')
     if answer.is_ok:
         return go("revisions")
+    if answer.status == 412:
+        return _revision(epoch, number, has_moved=True)
     return _revision(epoch, number, answer)
 
 
@@ -58,7 +60,7 @@ def _revision(
     epoch: str, number: int, answer: Answer | None = None, *, has_moved: bool = False
 ) -> Response:
     present = _present()
-    found = get(f"/revisions/{epoch}/{number}", {"against": "present"}).body
+    found = get(f"/revisions/{quote(epoch, safe='')}/{number}", {"against": "present"}).body
     differences = [
         {**one, "changes": changes(one["before"], one["after"])} for one in found["differences"]
     ]

@@ -69,7 +69,10 @@ def ask(
     tag    sent as If-Match, so that what somebody else changed meanwhile is not overwritten
     token  whose authority to use instead of the session's
     """
-    headers = {"Authorization": f"Bearer {token or request.cookies.get(COOKIE, '')}"}
+    bearer = token or request.cookies.get(COOKIE, "")
+    if not is_line(bearer) or not is_line(tag or ""):
+        return Answer(status=400, body={"detail": "a text in the form is none of ours"}, tag=None)
+    headers = {"Authorization": f"Bearer {bearer}"}
     if tag is not None:
         headers["If-Match"] = tag
     if (forwarded := request.headers.get("X-Forwarded-For")) is not None:
@@ -91,6 +94,11 @@ def ask(
         body=json.loads(raw) if raw else None,
         tag=response.headers.get("ETag"),
     )
+
+
+def is_line(text: str) -> bool:
+    """May TEXT stand in a header? What a browser sends may have anything in it."""
+    return text.isascii() and (not text or text.isprintable())
 
 
 def get(path: str, query: Mapping[str, str] | None = None) -> Answer:

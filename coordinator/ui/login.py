@@ -7,6 +7,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from coordinator import clock, sessions
 from coordinator.api.context import service
+from coordinator.errors import Unauthenticated
 from coordinator.ui import guard
 from coordinator.ui.inside import COOKIE, ask, get
 from coordinator.ui.page import blueprint, go, render
@@ -23,12 +24,16 @@ def log_in() -> AnyResponse:
     token = request.form.get("token", "").strip()
     # Asked as any client would ask, so it is counted and slowed down as any guess is.
     answer = ask("GET", "/network", token=token)
-    if answer.status == 401 or not token:
+    if answer.status in (400, 401) or not token:
         return _form("This is no administrator’s token.", 401)
     if not answer.is_ok:
         return _form(answer.detail, answer.status)
-    with service().store.writing() as session:
-        cookie = sessions.begin(session, token, clock.now())
+    try:
+        with service().store.writing() as session:
+            sessions.end(session, request.cookies.get(COOKIE, ""), clock.now())
+            cookie = sessions.begin(session, token, clock.now())
+    except Unauthenticated:  # another session's cookie, or a token that is deleted just now
+        return _form("This is no administrator’s token.", 401)
     response = go("overview")
     guard.keep(response, COOKIE, cookie)
     guard.forget(response, guard.LOGIN_COOKIE)

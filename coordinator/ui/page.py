@@ -9,6 +9,8 @@ from importlib import resources
 from typing import Any
 
 from flask import Blueprint, Response, abort, g, redirect, render_template, request, url_for
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -129,6 +131,15 @@ def refused(error: Refusal) -> AnyResponse:
 @blueprint.errorhandler(HTTPException)
 def not_served(error: HTTPException) -> Response:
     return _error(error.code or 500, error.name, detail=error.description or "")
+
+
+@blueprint.errorhandler(OperationalError)
+@blueprint.errorhandler(InterfaceError)
+@blueprint.errorhandler(NoConnection)
+def no_store(error: SQLAlchemyError) -> Response:
+    """A full disk, a lock that is held too long, a server that is away: it may pass."""
+    log.error("the store failed: %s", getattr(error, "orig", error))
+    return _error(503, "Not available", detail="The store cannot be used now; nothing was changed.")
 
 
 @blueprint.errorhandler(Exception)

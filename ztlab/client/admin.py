@@ -275,9 +275,13 @@ class AdminClient:
         answer = self._transport.request("GET", _revision_path(at), query=query)
         return codec.decode(RevisionDocument, answer, path="revision")
 
-    def roll_back(self, to: Revision) -> Revision:
-        """Write what was written then again; refused with 409 where it does not fit any more."""
-        return _revision(self.call("POST", f"{_revision_path(to)}/rollback"))
+    def roll_back(self, to: Revision, *, present: Revision | None = None) -> Revision:
+        """Write what was written then again; refused with 409 where it does not fit any more.
+
+        present  the revision that goes: refused with 412 if it is not the newest; None: any
+        """
+        tag = ANY_TAG if present is None else f'"{present.epoch}/{present.number}"'
+        return self._write("POST", f"{_revision_path(to)}/rollback", None, _condition(tag))
 
     def audit(self, **filters: Any) -> tuple[AuditEntry, ...]:
         """Who changed what, the newest first. FILTERS: kind="rule", since="2026-…Z"."""

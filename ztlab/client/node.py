@@ -12,7 +12,7 @@ import base64
 import binascii
 import json
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -201,7 +201,7 @@ class NodeClient:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         authority_pem: str,
         token: str | None = None,
         *,
@@ -210,6 +210,15 @@ class NodeClient:
     ) -> None:
         self._transport = Transport(url, authority_pem, token, socket_factory=socket_factory)
         self._silence_s = heartbeat_s * SILENCE_HEARTBEATS
+
+    @property
+    def url(self) -> str:
+        """The one that requests go to now."""
+        return self._transport.url
+
+    def leave(self, url: str) -> None:
+        """URL fell silent: what follows goes to the next replica, if there is one."""
+        self._transport.leave(url)
 
     @property
     def token(self) -> str | None:

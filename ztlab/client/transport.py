@@ -12,7 +12,8 @@ import json
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from typing import Any
@@ -75,6 +76,8 @@ class _UnverifiedPool(_Pool):
 class Transport:
     """Requests to the coordinator at URL ("https://HOST:PORT"), over verified TLS.
 
+    url             or several, of replicas: from one that does not answer the next request goes to
+                    the next
     authority_pem   what TLS is verified against: a certificate, or several while an authority is
                     rolled over; each connection is verified against exactly one of them
     token           sent as bearer token; may be set later
@@ -83,20 +86,27 @@ class Transport:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         authority_pem: str,
         token: str | None = None,
         *,
         socket_factory: SocketFactory | None = None,
     ) -> None:
+        urls = (url,) if isinstance(url, str) else url
         pems = split_authorities(authority_pem)
         if not pems:
-            raise ZtError(f"the authority of {url} is no PEM certificate")
-        self.url = url.rstrip("/")
+            raise ZtError(f"the authority of {urls[0]} is no PEM certificate")
+        self._urls = tuple(one.rstrip("/") for one in urls)
         self.token = token
-        self._trusted = [(authority_hash(pem), _verifying(url, pem)) for pem in pems]
+        self._trusted = [(authority_hash(pem), _verifying(self.url, pem)) for pem in pems]
         self._socket_factory = socket_factory
-        self._pool = _pool(url, self._trusted[0][1], socket_factory)
+        self._turning = threading.Lock()
+        self._pool = _pool(self.url, self._trusted[0][1], socket_factory)
+
+    @property
+    def url(self) -> str:
+        """The one that requests go to now."""
+        return self._urls[0]
 
     @property
     def authority_hash(self) -> bytes:
@@ -248,8 +258,21 @@ class Transport:
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
-        with unreachable_if_broken(self.url):
-            yield
+        url = self.url
+        try:
+            with unreachable_if_broken(url):
+                yield
+        except Unreachable:
+            self.leave(url)
+            raise
+
+    def leave(self, url: str) -> None:
+        """URL does not answer: what follows goes to the next, if another one was not as quick."""
+        with self._turning:
+            if url != self.url or len(self._urls) == 1:
+                return
+            self._urls = (*self._urls[1:], url)
+            self.reconnect()
 
 
 @contextmanager

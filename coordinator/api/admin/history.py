@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator import audit, clock, document, revisions, rollback, state
+from coordinator import audit, clock, document, network, revisions, rollback, state
 from coordinator.api.route import Answer, Call, DryRunQuery, Reply, Route
 from coordinator.differences import Difference
 from coordinator.document import Document
@@ -175,9 +175,13 @@ def _difference(one: Difference) -> dict[str, Any]:
 def _roll_back(call: Call) -> Reply:
     epoch, number = _asked(call)
     by, now = audit.token(call.actor), clock.now()
-    return Reply(
-        body=call.change(lambda session: rollback.roll_back(session, epoch, number, by, now))
-    )
+
+    def work(session: Session) -> None:
+        present = network.revision(session)
+        call.conditions.check(f"{present.epoch}/{present.number}")
+        rollback.roll_back(session, epoch, number, by, now)
+
+    return Reply(body=call.change(work))
 
 
 def _asked(call: Call) -> tuple[str, int]:
@@ -252,5 +256,6 @@ ROUTES: tuple[Route, ...] = (
         query=DryRunQuery,
         shape="revised",
         refuses=(404, 409),
+        guarded=True,
     ),
 )

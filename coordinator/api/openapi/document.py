@@ -163,7 +163,7 @@ def _conditions(route: Route) -> list[dict[str, Any]]:
         return []
     # Not `required`: to create something, PUT sends none, and 428 says the rest.
     about = "The ETag of what is to be changed, or * for whatever is there"
-    tag = {"type": "string", "pattern": '^(\\*|"[0-9a-f]{64}")$'}
+    tag = {"type": "string", "pattern": '^(\\*|"[0-9a-f]{64}"|"[0-9a-f]{32}/[0-9]+")$'}
     found = [{"name": "If-Match", "in": "header", "schema": tag, "description": about}]
     if 201 in route.statuses:
         none = {"type": "string", "enum": ["*"]}

@@ -12,7 +12,7 @@ from ztlab.model.config import NodeConfig, Revision
 from ztlab.model.verdict import AuthzMode
 
 
-def node_settings(directory: Path, url: str, name: str) -> Settings:
+def node_settings(directory: Path, url: str | tuple[str, ...], name: str) -> Settings:
     """Of the node NAME that keeps everything in DIRECTORY, its setup key too."""
     return Settings(
         name=name,

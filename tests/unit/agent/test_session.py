@@ -244,6 +244,8 @@ def test_an_enrolment_whose_answer_was_lost_is_recovered_by_proof(
 
     until(lambda: node.session.status.is_connected, "it is back")
     assert node.session.status.node_id == admin.node(node.name).id
+    name = changed(admin)
+    until(lambda: knows(node, name) and has_converged(admin, node), "it takes what comes next")
 
 
 def test_a_damaged_session_file_is_recovered_without_a_setup_key(
@@ -257,6 +259,11 @@ def test_a_damaged_session_file_is_recovered_without_a_setup_key(
     node.restart()
 
     until(lambda: node.session.status.is_connected, "it is back")
+    name = changed(admin)
+    until(lambda: knows(node, name) and has_converged(admin, node), "it takes what comes next")
+    node.restart()
+    name = changed(admin)
+    until(lambda: knows(node, name) and has_converged(admin, node), "and so after a restart")
 
 
 def test_an_authority_that_the_setup_key_does_not_pin_is_not_spoken_to(

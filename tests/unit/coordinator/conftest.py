@@ -101,6 +101,9 @@ def call(app: Flask, service: Service) -> Call:
         if method in ("PUT", "PATCH", "DELETE"):
             there = client.get(f"/api/v1{path.partition('?')[0]}", headers=headers)
             headers |= {"If-Match": there.headers["ETag"]} if there.status_code == 200 else {}
+        if path.partition("?")[0].endswith("/rollback"):
+            now = client.get("/api/v1/network", headers=headers).get_json()["revision"]
+            headers["If-Match"] = f'"{now["epoch"]}/{now["number"]}"'
         if method == "PATCH":
             options = {"data": json.dumps(body), "content_type": "application/merge-patch+json"}
         answer = client.open(f"/api/v1{path}", method=method, headers=headers, **options)

@@ -22,6 +22,7 @@ from coordinator.errors import Conflict, Unauthenticated
 from coordinator.secrets import digest
 from coordinator.store.models import ChallengeRow, GroupRow, IdentityRow, NodeRow, SetupKeyRow
 from tests.unit.coordinator.process import Keys
+from tests.unit.coordinator.test_network import add_identity
 from ztlab.errors import SchemaError
 from ztlab.model import proof
 
@@ -255,6 +256,18 @@ def test_a_refused_enrolment_does_not_use_the_setup_key_up(service: Service) -> 
     enrol(service, key, "alice")
     with service.store.reading() as session:
         assert session.query(SetupKeyRow).one().uses_left == 0
+
+
+def test_who_chooses_its_name_is_not_taken_for_somebody_who_is_there(service: Service) -> None:
+    for name in ("admin", "boss"):
+        add_identity(service, name)
+    with pytest.raises(Conflict, match="identity 'admin' already"):
+        enrol(service, make_key(service), "admin")
+    made = enrol(service, make_key(service, name="admin"), "admin")
+    also = enrol(service, make_key(service, identity="boss"), "somebody")
+    with service.store.reading() as session:
+        identities = [session.get_one(NodeRow, m.node_id).identity for m in (made, also)]
+    assert identities == ["admin", "boss"]
 
 
 def test_an_identity_of_its_own_must_not_be_something_else_already(service: Service) -> None:

@@ -133,6 +133,29 @@ def test_a_revision_is_read_compared_and_rolled_back_to(call: Call, written: Ser
     assert sorted(newest["summary"]) == ["update group all", "update policy policy"]
 
 
+def test_what_somebody_wrote_meanwhile_is_not_rolled_back(
+    call: Call, app: Flask, written: Service
+) -> None:
+    then = call("GET", "/network")["revision"]
+    call("PUT", "/policy", {**POLICY, "default": "allow"})
+    seen = call("GET", "/network")["revision"]
+    call("PUT", "/groups/all", {"members": []})
+    with written.store.writing() as session:
+        token = access.create_token(session, "another", "editor", clock.now())
+    path = f"/api/v1/revisions/{then['epoch']}/{then['number']}/rollback"
+
+    def status(**headers: str) -> int:
+        bearer = {"Authorization": f"Bearer {token}"}
+        return app.test_client().post(path, headers={**bearer, **headers}).status_code
+
+    assert status() == 428
+    assert status(**{"If-Match": f'"{seen["epoch"]}/{seen["number"]}"'}) == 412
+    assert call("GET", "/groups/all")["members"] == []
+    now = call("GET", "/network")["revision"]
+    assert status(**{"If-Match": f'"{now["epoch"]}/{now["number"]}"'}) == 200
+    assert call("GET", "/groups/all")["members"] != []
+
+
 @pytest.mark.parametrize("path", ["x/1", "{epoch}/9999", "{epoch}/-1", "{epoch}/x"])
 def test_a_revision_that_is_not_known_is_not_found(call: Call, written: Service, path: str) -> None:
     path = path.format(epoch=call("GET", "/network")["revision"]["epoch"])
@@ -306,6 +329,7 @@ def test_each_role_may_what_it_may(
             token = access.create_token(session, role, role, clock.now())  # type: ignore[arg-type]
         headers = {"Authorization": f"Bearer {token}"}
         now = client.get("/api/v1/network", headers=headers).get_json()["revision"]
+        headers |= {"If-Match": "*"} if method == "POST" else {}
         answer = client.open(f"/api/v1{path.format(**now)}", method=method, headers=headers)
         may = roles.index(role) >= roles.index(least)
         assert answer.status_code == (200 if may else 403), answer.get_data(as_text=True)

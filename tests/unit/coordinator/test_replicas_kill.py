@@ -7,9 +7,13 @@ import threading
 import time
 from collections import Counter
 from contextlib import closing
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from agent.keys import load_or_make
+from tests.unit.agent.sessions import new_session, node_settings
 from tests.unit.coordinator.postgres import Server
 from tests.unit.coordinator.process import Coordinator
 from tests.unit.coordinator.replicas import kill, replicas
@@ -17,6 +21,7 @@ from tests.unit.coordinator.served import until
 from ztlab.client.admin import AdminClient
 from ztlab.client.node import EventStream, NodeClient
 from ztlab.errors import Refused, Unreachable
+from ztlab.model.config import NodeConfig, Revision
 
 pytestmark = pytest.mark.postgres
 FAILOVER_S = 2.0
@@ -130,6 +135,57 @@ def test_of_two_one_is_killed_under_load_and_nothing_is_lost_or_done_twice(
         assert wanted.number == sum(created.values())
         print(f"moved within {max(moved):.2f} s, {len(names)} identities")
         assert max(moved) < FAILOVER_S
+
+
+class Node:
+    """An agent's session, which remembers what it applied; URLS in the order it tries them."""
+
+    def __init__(self, directory: Path, admin: AdminClient, urls: tuple[str, ...]) -> None:
+        directory.mkdir()
+        made = admin.create_setup_key(role="mesh", name=directory.name)
+        assert made.key is not None
+        (directory / "setup-key").write_text(made.key)
+        self.applied: list[tuple[Revision, NodeConfig]] = []
+        self.session = new_session(
+            node_settings(directory, urls, directory.name),
+            load_or_make(directory / "private.key"),
+            apply=lambda revision, config: self.applied.append((revision, config)),
+            have=lambda: self.applied[-1][1] if self.applied else None,
+        )
+        self.session.start()
+
+    def is_at(self, url: str) -> bool:
+        return self.session.status.is_connected and self.session.url == url
+
+    def knows(self, name: str) -> bool:
+        return bool(self.applied) and name in {i.name for i in self.applied[-1][1].identities}
+
+
+def test_agents_that_know_both_go_on_at_the_other_and_apply_nothing_twice(
+    postgres_server: Server, tmp_path: Path
+) -> None:
+    with replicas(postgres_server.url(postgres_server.create())) as (first, second):
+        urls = (first.url, second.url)
+        with closing(first.admin()) as admin:
+            nodes = [Node(tmp_path / f"n{i}", admin, urls[:: 1 - 2 * (i % 2)]) for i in range(6)]
+        try:
+            for i, node in enumerate(nodes):
+                until(partial(node.is_at, urls[i % 2]), f"n{i} is where it tries first", 30.0)
+            killed_at = time.monotonic()
+            kill(first)
+            until(lambda: all(node.is_at(second.url) for node in nodes), "all are at the other")
+            moved = time.monotonic() - killed_at
+            with closing(second.admin()) as admin:
+                admin.create_identity("afterwards")
+            until(lambda: all(node.knows("afterwards") for node in nodes), "they are told there")
+        finally:
+            for node in nodes:
+                node.session.stop()
+    for node in nodes:
+        numbers = [revision.number for revision, _ in node.applied]
+        assert numbers == sorted(set(numbers))
+    print(f"all had moved within {moved:.2f} s")
+    assert moved < FAILOVER_S
 
 
 def created_in_the_audit_log(server: Server, coordinator: Coordinator) -> Counter[str]:

@@ -72,6 +72,16 @@ def test_a_wrong_token_opens_nothing_and_the_right_one_does(app: Flask, owner: P
     assert is_inside(stranger)
 
 
+@pytest.mark.parametrize("token", ["a\nb", "a\r\nX-Role: owner", "ä", "\x00", "{cookie}"])
+def test_what_is_no_token_at_all_is_refused_like_a_wrong_one(
+    app: Flask, owner: Person, token: str
+) -> None:
+    cookie = owner.client.get_cookie("__Host-ztlab", domain="localhost")
+    token = token.format(cookie=cookie.value if cookie else "none")
+    page = Person(app, "").send("/ui/login", status=401, token=token)
+    assert "no administrator" in page
+
+
 def test_the_login_form_of_another_browser_is_refused(app: Flask, owner: Person) -> None:
     mine, other = Person(app, owner.token), Person(app, owner.token)
     csrf = other.hidden("/ui/login")["csrf"]
