@@ -6,7 +6,8 @@
 #   uml     User Mode Linux, two guests side by side: every scenario, every kernel test, and the
 #           end-to-end tests; one that does not get the kernel's WireGuard fails
 #   rest    as `uml`: the end-to-end tests of what lies above the tunnel (logs, dashboard, the judging
-#           of scenarios, plain hosts), which another WireGuard under them can hardly change
+#           of scenarios, plain hosts, how a lab comes up and goes), which another WireGuard under them
+#           can hardly change
 #   stock   Debian's 6.12 cloud kernel, by KVM where it works and else emulated (slow): the verifier,
 #           WireGuard, and the three nodes; and the verifier on Debian's 6.1
 #   matrix  everything that `uml` and `rest` run, on Debian's 6.12 and 6.1: hours where they are emulated
@@ -46,13 +47,16 @@ done
 
 # NAME=PYTEST'S ARGUMENTS; the longest first, so that the last two end at about the same time.
 uml_jobs=(
-    "judging=${others[*]}"
     "more=${more[*]}"
     "agents=tests/e2e/test_agent_*.py tests/e2e/test_wireguard_*.py"
+    "judging=${others[*]}"
     "programs=tests/kernel"
+)
+rest_jobs=(
+    "above=${above[*]}"
+    "hosts=tests/e2e/test_lab_hosts.py"
     "labs=tests/e2e/test_lab_ready.py tests/e2e/test_lab_leaves_nothing.py"
 )
-rest_jobs=("above=${above[*]}" "hosts=tests/e2e/test_lab_hosts.py")
 for file in scenarios/*.yaml; do uml_jobs+=("$(basename "$file" .yaml)=$file"); done
 all_jobs=("${uml_jobs[@]}" "${rest_jobs[@]}")
 # Without what compiles: bcc needs a minute there.

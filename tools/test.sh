@@ -37,8 +37,9 @@ stage_proof() {
         pytest_into proof "tests/kernel/test_agreement.py::${proof}[libbpf]"
 }
 
-# The real kernel. A file stays with one worker, since its tests share one lab.
-stage_system() { pytest_into system -n 2 --dist loadfile tests/kernel tests/e2e scenarios; }
+# The real kernel. A file stays with one worker, since its tests share one lab; a third worker has the
+# two cores that CI has while the others wait for their labs.
+stage_system() { pytest_into system -n 3 --dist loadfile tests/kernel tests/e2e scenarios; }
 
 pytest_into() {
     local name=$1

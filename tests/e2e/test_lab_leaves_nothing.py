@@ -158,7 +158,9 @@ def test_a_program_that_dies_stops_up_at_once_with_its_name_and_log(
                 if "run" in p.argv and any(Path(word).name == program for word in p.argv[:2])
             ]
 
-        wait_until(lambda: bool(victims()), within_s=40)  # after `init`, where it is the coordinator
+        wait_until(
+            lambda: bool(victims()), within_s=40
+        )  # after `init`, where it is the coordinator
         os.kill(victims()[0], signal.SIGKILL)
         said = process.stderr.read()
     assert process.returncode == 1

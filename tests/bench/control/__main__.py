@@ -12,7 +12,7 @@ from importlib import import_module
 
 from tests.bench import report
 
-PARTS = ("crud", "enrol", "mesh", "hub")
+PARTS = ("crud", "enrol", "mesh", "hub", "revocation")
 
 
 def main() -> int:
