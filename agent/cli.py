@@ -260,7 +260,9 @@ def _status_lines(found: dict[str, Any]) -> Iterable[str]:
     yield f"attached    {_attached(found['attached'])}"
     yield f"authz_mode  {found['authz_mode']}{_belt(found)}"
     logging = "on" if found["logging_enabled"] else "off"
-    yield f"logging     {logging} ({found['log_granularity']})"
+    sink = found["log_sink"]
+    to = f", to {sink['endpoint']}" if sink else ""
+    yield f"logging     {logging} ({found['log_granularity']}){to}"
     yield (
         f"revision    {revision['number']} of {revision['epoch']}"
         if revision

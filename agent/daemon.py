@@ -40,6 +40,7 @@ from agent.watch import HostWatch
 from ztlab.errors import HostUnfit, ZtError
 from ztlab.model import codec
 from ztlab.model.config import NodeConfig, Revision
+from ztlab.model.logbatch import MAX_EVENTS
 from ztlab.model.verdict import AuthzMode
 from ztlab.notify import Notifier
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # imported by who makes them, while the kernel verifies the p
     from agent.metrics import Snapshot
     from agent.rotation import Rotation
     from agent.session import Session
+    from agent.sinks import Sink
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -87,6 +89,7 @@ class Agent:
         self._undo: list[Callable[[], object]] = [self._ledger.close, self._host.close]
         self.session: Session | None = None
         self.rotation: Rotation | None = None
+        self.sink: Sink | None = None
 
     @property
     def version(self) -> str:
@@ -201,6 +204,7 @@ class Agent:
         self._undo.append(session.stop)
 
     def _start_services(self) -> None:
+        from agent import sinks
         from agent.control_server import ControlServer
         from agent.feed import DatapathFeed
         from agent.flowlog import EventBuffer, FlowLog
@@ -208,7 +212,7 @@ class Agent:
 
         self.feed = DatapathFeed(self.datapath, self.names)
         log_settings = self.settings.log
-        session = self.session if log_settings.push else None
+        self.sink = sinks.sink(self)
         last = self.datapath.replaced_log
         if last is not None:
             self._ledger.begin(account=last.account, consumed=last.consumed)
@@ -221,19 +225,22 @@ class Agent:
             capacity=log_settings.buffer_bytes,
             flush_at=int(log_settings.buffer_bytes * log_settings.flush_share),
             flush_after_s=log_settings.flush_after_s,
+            batch_events=self.sink.batch_events if self.sink else MAX_EVENTS,
         )
         self.flowlog = FlowLog(
             self._ledger,
             buffer,
             read=self.feed.read,
             emitted=self.feed.emitted,
-            push=session.push_logs if session else None,
-            is_ready=lambda: session is not None and session.is_ready,
+            push=self.sink.push if self.sink else None,
+            is_ready=lambda: self.sink is not None and self.sink.is_ready,
             sweep=self.feed.flow_records,
             sweep_s=log_settings.flow_records_s,
         )
         self.flowlog.start()
         self._undo.append(self.flowlog.stop)
+        if self.sink is not None:
+            self._undo.append(self.sink.stop)
         self._watch.start()
         self._undo.append(self._watch.join)
         threading.Thread(target=self._look_up_names, name="names", daemon=True).start()
@@ -452,6 +459,7 @@ class Agent:
             uncounted=self.datapath.uncounted_packets(),
             log=self.flowlog.counts(),
             suppressed=self.feed.suppressed(),
+            retries=self.sink.retries if self.sink else 0,
             flows=self.datapath.flow_count(),
             health=self.sync.health,
             switches=self.switches.current,
@@ -472,5 +480,5 @@ class Agent:
 
 def _import_services() -> None:
     """What takes as long to import as the kernel needs to verify the programs, and meanwhile."""
-    for name in ("control_server", "feed", "flowlog", "metrics"):
+    for name in ("control_server", "feed", "flowlog", "metrics", "sinks"):
         importlib.import_module(f"agent.{name}")

@@ -1,6 +1,6 @@
-"""From the ring buffer to the coordinator and to whoever watches, without ever holding up either.
+"""From the ring buffer to a sink and to whoever watches, without ever holding up either.
 
-    rings (kernel) -> consumer thread --+-> bounded buffer -> pusher thread -> coordinator
+    rings (kernel) -> consumer thread --+-> bounded buffer -> pusher thread -> sink
     flows (kernel) -> sweeper thread  --+
                                         +-> observers, each with a bounded queue of its own
 
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.events import Chunk, body
+from agent.events import Chunk
 from agent.ledger import Ledger, LogCounts
 from ztlab.errors import ZtError
 from ztlab.model.logbatch import MAX_EVENTS, SIZE
@@ -99,6 +99,7 @@ class EventBuffer:
                    takes is SIZE
     flush_at       bytes of them that make a batch due
     flush_after_s  age of the oldest that makes it due
+    batch_events   how many a batch has at most
     """
 
     def __init__(
@@ -108,12 +109,14 @@ class EventBuffer:
         capacity: int,
         flush_at: int,
         flush_after_s: float,
+        batch_events: int = MAX_EVENTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._capacity = capacity // SIZE
         self._flush_at = max(1, flush_at // SIZE)
         self._flush_after_s, self._clock = flush_after_s, clock
+        self._batch_events = batch_events
         # The next batches, with the time of their first event; all but the last are complete.
         self._waiting: deque[tuple[float, Chunk]] = deque()
         self._held = 0
@@ -129,7 +132,7 @@ class EventBuffer:
             start = 0
             while start < kept:
                 batch = self._open_batch(chunk, now)
-                end = min(kept, start + MAX_EVENTS - len(batch))
+                end = min(kept, start + self._batch_events - len(batch))
                 # Copied: a large chunk of which a part stays would stay as a whole.
                 batch.records.extend(memoryview(chunk.records)[start * SIZE : end * SIZE])
                 start = end
@@ -143,7 +146,7 @@ class EventBuffer:
         """The batch that the next event of CHUNK goes into."""
         if self._waiting:
             last = self._waiting[-1][1]
-            if last.naming is chunk.naming and len(last) < MAX_EVENTS:
+            if last.naming is chunk.naming and len(last) < self._batch_events:
                 return last
         batch = Chunk(bytearray(), chunk.naming)
         self._waiting.append((now, batch))
@@ -161,14 +164,12 @@ class EventBuffer:
             self._held -= len(batch)
             return batch
 
-    def settle(self, *, delivered: bool) -> None:
-        """The batch taken last was acknowledged, or is given up; its room is free again."""
+    def settle(self, *, delivered: int) -> None:
+        """So many of the batch taken last were acknowledged, the others are given up; its room is
+        free again."""
         with self._changed:
             count, self._pushing = self._pushing, 0
-            if delivered:
-                self._ledger.count(delivered=count)
-            else:
-                self._ledger.count(push_failed=count)
+            self._ledger.count(delivered=delivered, push_failed=count - delivered)
 
     def close(self) -> None:
         """Everything that waits is due now."""
@@ -207,8 +208,9 @@ class FlowLog:
     sweep     makes records of flows, no more than it is told that there is room for but of those
               that are over; every SWEEP_S seconds
     emitted   the kernel's counters
-    push      pushes one batch's body, ZtError if it was not acknowledged; None: nothing is pushed,
-              and an event counts as delivered once it was offered to the observers there are
+    push      pushes one batch and says how many of its events were taken, ZtError if none was;
+              None: nothing is pushed, and an event counts as delivered once it was offered to the
+              observers there are
     is_ready  False as long as there is nobody to push to yet: batches then wait
     """
 
@@ -219,7 +221,7 @@ class FlowLog:
         *,
         read: Callable[[int], Reading],
         emitted: Callable[[], Emitted],
-        push: Callable[[bytes], object] | None,
+        push: Callable[[Chunk], int] | None,
         is_ready: Callable[[], bool],
         sweep: Callable[[Callable[[], int]], Iterable[Chunk]] = lambda room: (),
         sweep_s: float = SWEEP_S,
@@ -340,15 +342,15 @@ class FlowLog:
     def _push_one(self, batch: Chunk) -> None:
         assert self._push is not None
         try:
-            self._push(body(batch))
+            taken = self._push(batch)
         except ZtError as error:
-            self._buffer.settle(delivered=False)
+            self._buffer.settle(delivered=0)
             if str(error) != self._told:
                 log.warning("%d log events are lost: %s", len(batch), error)
             self._told = str(error)
         except Exception:
-            self._buffer.settle(delivered=False)
+            self._buffer.settle(delivered=0)
             log.exception("%d log events are lost to a bug", len(batch))
         else:
-            self._buffer.settle(delivered=True)
+            self._buffer.settle(delivered=taken)
             self._told = ""

@@ -53,6 +53,7 @@ class Snapshot:
 
     uncounted   packets for whose identity, hook and verdict there was no counter left
     suppressed  denials that were too many in one second to become log events
+    retries     pushes of log events that were tried again
     handshakes  peer name to Unix time of the last handshake, 0.0: none
     applies     "applied" and "refused" to how often
     rotations   "done" and "undone" to how often the key was changed; empty: standalone
@@ -64,6 +65,7 @@ class Snapshot:
     uncounted: int
     log: LogCounts
     suppressed: int
+    retries: int
     flows: int
     health: Health
     switches: Switches
@@ -187,6 +189,8 @@ def _log(now: Snapshot) -> Iterator[Metric]:
     yield _counter("zt_log_flow_records", text, (), {(): float(now.log.flow_records)})
     text = "Denials that were too many in one second to become log events."
     yield _counter("zt_log_denials_suppressed", text, (), {(): float(now.suppressed)})
+    text = "Pushes of log events to a collector that were tried again."
+    yield _counter("zt_log_push_retries", text, (), {(): float(now.retries)})
 
 
 def _state(now: Snapshot) -> Iterator[Metric]:

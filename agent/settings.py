@@ -5,9 +5,10 @@ from __future__ import annotations
 import platform
 import tomllib
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from agent import state
 from agent.datapath.marks import MarkLayout
@@ -44,6 +45,23 @@ def _check_url(given: str | tuple[str, ...]) -> None:
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname:
             raise ValueError(f"want https://HOST[:PORT], got {url!r}")
+
+
+def _check_collector(url: str) -> None:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    is_plain = not (parts.username or parts.password or parts.fragment)
+    if parts.scheme not in ("http", "https") or not host or not is_plain or parts.port == 0:
+        raise ValueError("want https://HOST[:PORT][/PATH], without a name or password")
+    if parts.scheme == "http" and not _is_this_machine(host):
+        raise ValueError("want https://: who talks to whom must not be told in the clear")
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_mask(mask: int) -> None:
@@ -127,6 +145,40 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OtlpSettings:
+    """An OpenTelemetry collector.
+
+    endpoint      https://HOST[:PORT][/PATH]; without a path: /v1/logs; http:// on this machine only
+    ca_file       PEM of who vouches for it; None: the system's authorities
+    headers_file  more to send, a secret for instance (agent/otlp/headers.py)
+    timeout_s     seconds that a request may take; retry_s: that a batch is tried again
+    """
+
+    endpoint: str = field(check=_check_collector)
+    ca_file: str | None = field(default=None)
+    headers_file: str | None = field(default=None)
+    compression: Literal["gzip", "none"] = field(default="gzip")
+    timeout_s: float = field(default=10.0, check=_check_age)
+    retry_s: float = field(default=60.0, check=_check_age)
+
+    @property
+    def url(self) -> str:
+        """Where batches are sent."""
+        parts = urlsplit(self.endpoint)
+        return urlunsplit(parts if parts.path.strip("/") else parts._replace(path="/v1/logs"))
+
+    @property
+    def target(self) -> str:
+        """Its part that the request itself names."""
+        parts = urlsplit(self.url)
+        return urlunsplit(("", "", parts.path, parts.query, ""))
+
+    @property
+    def headers_path(self) -> Path | None:
+        return Path(self.headers_file) if self.headers_file is not None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     """buffer_bytes: of events held, 96 bytes each; flush_share: of it, 0..1; flush_after_s:
     seconds; denials_per_s: how many of one second become events, on each CPU, 0: all;
@@ -138,6 +190,12 @@ class LogSettings:
     denials_per_s: int = field(default=1000, check=_check_rate)
     flow_records_s: float = field(default=10.0, check=_check_age)
     push: bool = field(default=True)
+    sink: Literal["coordinator", "otlp"] = field(default="coordinator")
+    otlp: OtlpSettings | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if self.sink == "otlp" and self.otlp is None:
+            raise ValueError("sink is otlp: want [log.otlp] with its endpoint")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

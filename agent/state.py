@@ -18,7 +18,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ztlab.errors import HostUnfit, ZtError
+from ztlab.errors import HostUnfit, SchemaError, ZtError
 
 PRIVATE_FILE = 0o600
 PRIVATE_DIR = 0o700
@@ -92,6 +92,31 @@ def read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise ZtError(f"cannot read {path}: {error.strerror}") from error
+
+
+def private_text(path: Path) -> str:
+    """The text of PATH, an operator's file with secrets, in ASCII; SchemaError where others than
+    root and this user can have read or written it."""
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())  # of what was opened, whatever the name says by now
+            content = file.read()
+    except OSError as error:
+        raise SchemaError([f"{path}: cannot read it: {error.strerror}"]) from error
+    if status.st_uid not in (0, os.geteuid()):
+        raise SchemaError(
+            [f"{path}: belongs to user {status.st_uid}"], hint=f"chown root:root {path}"
+        )
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise SchemaError(
+            [f"{path}: is open to others (mode {mode:04o})"],
+            hint=f"chmod 0600 {path}; the secrets in it may be known to others by now",
+        )
+    try:
+        return content.decode("ascii")
+    except UnicodeDecodeError:
+        raise SchemaError([f"{path}: not a text in ASCII"]) from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -54,6 +54,7 @@ def status(agent: Agent) -> dict[str, Any]:
         "applies": dict(agent.applies),
         "last_refusal": agent.last_refusal,
         "coordinator": _coordinator(agent),
+        "log_sink": agent.sink.status() if agent.sink else None,
         "log_events": asdict(counts) | {"in_flight": counts.in_flight},
         "peers": _peers(config, agent.sync.peers()) if config else [],
     }

@@ -11,11 +11,10 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from agent import state
 from ztlab.errors import SchemaError
 from ztlab.model.identity import decode_public_key
 
@@ -74,7 +73,7 @@ def load(path: Path) -> Mapping[str, PresharedKey]:
     SchemaError names the file and each line at fault and never what stands there: somebody may have
     put the secret in the wrong place.
     """
-    lines = _private_text(path).splitlines()
+    lines = state.private_text(path).splitlines()
     found: dict[str, PresharedKey] = {}
     problems: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -99,27 +98,3 @@ def _entry(content: str) -> tuple[str, PresharedKey]:
             decode_public_key(public)
             return public, PresharedKey.from_base64(preshared)
     raise ValueError("want PUBLICKEY = PRESHAREDKEY, with spaces around the =")
-
-
-def _private_text(path: Path) -> str:
-    """The text of PATH, if nobody but root and this user can have read or written it."""
-    try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())  # of what was opened, whatever the name says by now
-            content = file.read()
-    except OSError as error:
-        raise SchemaError([f"{path}: cannot read it: {error.strerror}"]) from error
-    if status.st_uid not in (0, os.geteuid()):
-        raise SchemaError(
-            [f"{path}: belongs to user {status.st_uid}"], hint=f"chown root:root {path}"
-        )
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o077:
-        raise SchemaError(
-            [f"{path}: is open to others (mode {mode:04o})"],
-            hint=f"chmod 0600 {path}; the keys in it may be known to others by now",
-        )
-    try:
-        return content.decode("ascii")
-    except UnicodeDecodeError:
-        raise SchemaError([f"{path}: not a text of keys"], hint=_HINT) from None

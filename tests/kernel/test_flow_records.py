@@ -257,7 +257,7 @@ def test_the_account_has_what_programs_and_agent_made_of_a_flow(
         buffer,
         read=feed.read,
         emitted=feed.emitted,
-        push=lambda _: None,
+        push=len,
         is_ready=lambda: True,
         sweep=feed.flow_records,
         sweep_s=0.02,

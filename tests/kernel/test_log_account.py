@@ -26,6 +26,7 @@ from tests.kernel import packets as p
 from tests.kernel import testrun
 from tests.kernel.conftest import MARKS
 from tests.kernel.device import until
+from tests.unit.agent.chunks import of_bodies
 from ztlab.client import transport
 from ztlab.client.node import NodeClient
 from ztlab.model import logbatch
@@ -97,7 +98,7 @@ class Agent:
             self.buffer,
             read=feed.read,
             emitted=feed.emitted,
-            push=client.push_logs,
+            push=of_bodies(client.push_logs),
             is_ready=lambda: True,
         )
         self.log.start()

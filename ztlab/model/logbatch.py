@@ -275,6 +275,11 @@ def faulty(records: Buffer) -> list[int]:
     return sorted(found)
 
 
+def rows(records: Buffer, order: str = sys.byteorder) -> Iterator[tuple[Any, ...]]:
+    """What each of RECORDS holds, in the order of FIELDS."""
+    return _LAYOUTS[order].iter_unpack(records)
+
+
 def documents(
     records: Buffer, naming: Naming, order: str = sys.byteorder
 ) -> Iterator[dict[str, Any]]:
@@ -300,7 +305,7 @@ def documents(
         _icmp_type,
         _icmp_code,
         flags,
-    ) in _LAYOUTS[order].iter_unpack(records):
+    ) in rows(records, order):
         source = address_text(family, source_bytes)
         peer = naming.peer(source) if family else None
         yield {

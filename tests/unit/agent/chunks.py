@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
-from agent.events import Chunk, Names, Naming
+from agent.events import Chunk, Names, Naming, body
 from tests.unit.batches import record
 from ztlab.model.logbatch import SIZE
 
@@ -26,3 +27,13 @@ NAMING = Naming(0, Names().table, ((0, ()),))
 
 def chunk(count: int, naming: Naming = NAMING) -> Chunk:
     return Chunk(bytearray(RECORD * count), naming)
+
+
+def of_bodies(push: Callable[[bytes], object]) -> Callable[[Chunk], int]:
+    """PUSH, of a batch's body, as a sink's: it takes all or, if it raises, none."""
+
+    def taken(batch: Chunk) -> int:
+        push(body(batch))
+        return len(batch)
+
+    return taken

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from agent.events import Naming
 from agent.flowlog import Emitted, EventBuffer, FlowLog, Observer, Reading
 from agent.ledger import Ledger, LogCounts
-from tests.unit.agent.chunks import NAMING, chunk
+from tests.unit.agent.chunks import NAMING, chunk, of_bodies
 from ztlab.errors import Unreachable
 from ztlab.model import logbatch
 from ztlab.model.logbatch import MAX_EVENTS, SIZE
@@ -89,7 +89,7 @@ class Account(RuleBasedStateMachine):
         self.buffer = EventBuffer(
             self.ledger, capacity=40 * SIZE, flush_at=10 * SIZE, flush_after_s=3600
         )
-        self.pushing = False
+        self.pushing = 0
 
     def teardown(self) -> None:
         self.ledger.close()
@@ -131,13 +131,17 @@ class Account(RuleBasedStateMachine):
     @rule()
     def a_batch_is_taken(self) -> None:
         if not self.pushing:
-            self.pushing = self.buffer.take(0) is not None
+            self.pushing = len(self.buffer.take(0) or ())
 
-    @rule(delivered=st.booleans())
-    def the_batch_is_settled(self, delivered: bool) -> None:
+    @rule(data=st.data())
+    def the_batch_is_settled_as_a_whole_or_in_part(self, data: st.DataObject) -> None:
         if self.pushing:
-            self.buffer.settle(delivered=delivered)
-            self.pushing = False
+            before, taken = self.counts(), data.draw(st.integers(0, self.pushing))
+            self.buffer.settle(delivered=taken)
+            now = self.counts()
+            assert now.delivered == before.delivered + taken
+            assert now.push_failed == before.push_failed + self.pushing - taken
+            self.pushing = 0
 
     @rule(count=st.integers(0, 70))
     def the_agent_is_killed_and_starts_again(self, count: int) -> None:
@@ -210,7 +214,7 @@ def flowlog(
         buffer,
         read=ring.read,
         emitted=ring.counters,
-        push=push,
+        push=push and of_bodies(push),
         is_ready=is_ready,
         sweep=sweep,
         sweep_s=0.01,
@@ -356,7 +360,7 @@ def sizes_of(buffer: EventBuffer) -> list[int]:
     sizes = []
     while (batch := buffer.take(0)) is not None:
         sizes.append(len(batch))
-        buffer.settle(delivered=True)
+        buffer.settle(delivered=len(batch))
     return sizes
 
 

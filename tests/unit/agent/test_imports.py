@@ -19,6 +19,13 @@ def test_what_only_services_need_is_not_imported_before_the_programs_are_loaded(
     assert said(program) == "agent.datapath.datapath"  # the control: that one is
 
 
+def test_protobuf_is_imported_for_a_collector_and_for_nobody_else() -> None:
+    names = "[m for m in ('google.protobuf', 'opentelemetry') if m in sys.modules]"
+    services = "import sys, agent.sinks, agent.flowlog, agent.metrics, agent.session"
+    assert said(f"{services}; print(*{names})") == ""
+    assert said(f"import sys, agent.otlp.sink; print(*{names})") == "google.protobuf opentelemetry"
+
+
 def test_all_of_pyroute2_is_there_for_whoever_asks_after_the_agent_took_its_part() -> None:
     program = (
         "import sys, agent.netlink; assert 'pyroute2.ndb' not in sys.modules; "

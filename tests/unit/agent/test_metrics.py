@@ -37,6 +37,7 @@ SNAPSHOT = Snapshot(
     uncounted=2,
     log=LogCounts(emitted=10, delivered=6, ring_full=1),
     suppressed=3,
+    retries=5,
     flows=5,
     health=Health(
         attached={Hook.INGRESS: True, Hook.EGRESS: False},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent.settings import LocalSwitches, Settings, load
+from agent.settings import LocalSwitches, OtlpSettings, Settings, load
 from ztlab.errors import SchemaError
 from ztlab.model.verdict import AuthzMode
 
@@ -43,7 +44,11 @@ def test_what_the_document_calls_defaults_are_the_defaults(tmp_path: Path) -> No
     text = document.read_text().partition("```toml\n")[2].partition("```")[0]
     documented = load(written(tmp_path, text))
     least = load(written(tmp_path, MINIMAL))
-    assert least.log == documented.log
+    assert least.log == replace(documented.log, otlp=None)
+    otlp = documented.log.otlp
+    assert otlp is not None and replace(otlp, ca_file=None, headers_file=None) == OtlpSettings(
+        endpoint=otlp.endpoint
+    )
     assert least.metrics == documented.metrics
     assert least.datapath == documented.datapath
     assert least.gateway == documented.gateway
@@ -58,6 +63,11 @@ def test_what_the_document_calls_defaults_are_the_defaults(tmp_path: Path) -> No
         (MINIMAL + "colour = 1\n", "colour: unknown key"),
         (MINIMAL.replace("enforce", "enforced"), 'did you mean "enforce"'),
         (MINIMAL + "[wireguard]\nlisten_port = 70000\n", "wireguard.listen_port: want a port"),
+        (MINIMAL + '[log]\nsink = "otlp"\n', "log: sink is otlp: want"),
+        (MINIMAL + '[log]\nsink = "syslog"\n', "log.sink: want"),
+        (MINIMAL + '[log.otlp]\nendpoint = "http://c.example"\n', "must not be told in the clear"),
+        (MINIMAL + '[log.otlp]\nendpoint = "https://a:b@c.example"\n', "log.otlp.endpoint: want"),
+        (MINIMAL + '[log.otlp]\nendpoint = "c.example:4318"\n', "log.otlp.endpoint: want"),
         (MINIMAL + '[wireguard]\nbackend = "kernl"\n', 'did you mean "kernel"'),
         (MINIMAL + "[wireguard]\nmtu = 500\n", "want an MTU from 1280"),
         (MINIMAL + '[coordinator]\nurl = "http://x"\nsetup_key_file = "k"\n', "want https://"),
@@ -102,3 +112,23 @@ def test_a_damaged_override_stops_the_agent_rather_than_relaxing_it(tmp_path: Pa
     (tmp_path / "local.json").write_text("{half")
     with pytest.raises(SchemaError, match=r"local\.json"):
         LocalSwitches(settings(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("https://c.example", "https://c.example/v1/logs"),
+        ("https://c.example:4318/", "https://c.example:4318/v1/logs"),
+        ("https://c.example/otlp/v1/logs", "https://c.example/otlp/v1/logs"),
+        ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/logs"),
+        ("http://[::1]:4318/x?y=z", "http://[::1]:4318/x?y=z"),
+        ("http://localhost:4318", "http://localhost:4318/v1/logs"),
+    ],
+)
+def test_a_collector_is_named_with_or_without_a_path(
+    tmp_path: Path, endpoint: str, url: str
+) -> None:
+    text = f'[log]\nsink = "otlp"\n[log.otlp]\nendpoint = "{endpoint}"\n'
+    found = load(written(tmp_path, MINIMAL + text)).log.otlp
+    assert found is not None and found.url == url
+    assert url.endswith(found.target) and found.target.startswith("/")

@@ -91,7 +91,7 @@ def test_a_file_that_is_not_there_or_not_a_text_is_refused(tmp_path: Path) -> No
         load(tmp_path / "none")
     path = written(tmp_path, "")
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(SchemaError, match="not a text of keys"):
+    with pytest.raises(SchemaError, match="not a text in ASCII"):
         load(path)
 
 
