@@ -18,7 +18,7 @@ from ztlab.model.verdict import Hook
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
-SCHEMA = 3  # of all maps together: it names the folder that they are pinned in
+SCHEMA = 4  # of all maps together: it names the folder that they are pinned in
 PROGRAMS = {Hook.INGRESS: "zt_ingress", Hook.EGRESS: "zt_egress"}
 TAG_ANY = 0xFFFFFFFF  # `*` in a policy key
 EPOCH_SHIFT = 8
@@ -367,7 +367,7 @@ MAPS: dict[str, tuple[type[Any], type[Any]]] = {
     "zt_frags": (FragKey, Frag),
     "zt_quotas": (ctypes.c_uint32, Quota),
     "zt_hits": (ctypes.c_uint32, Stats),
-    "zt_passed": (ctypes.c_uint32, Stats),
+    "zt_through": (ctypes.c_uint32, Stats),
     "zt_names": (RuleKey, RuleName),
     "zt_totals": (RuleName, RuleTotal),
     "zt_stats": (StatsKey, Stats),

@@ -11,7 +11,7 @@
 #include <linux/types.h>
 
 /* Rises with every change of a map's layout or meaning: it names the folder that maps are pinned in. */
-#define ZT_SCHEMA 3
+#define ZT_SCHEMA 4
 
 /* ztlab/model/verdict.py */
 enum zt_verdict {
@@ -50,7 +50,7 @@ enum zt_logging { ZT_LOG_OFF = 0, ZT_LOG_FLOW = 1, ZT_LOG_PACKET = 2 };
  *   mark_judged  the judged bit
  *   mark_shift   where the tag field begins
  *   rules        numbers of rules that zt_hits has room for, 0 included
- *   tags         tags that zt_passed has room for, 0 included
+ *   tags         tags that zt_through has room for, 0 included
  *   sources      SHA-256 of the sources that the object was compiled from, in hexadecimal */
 struct zt_load {
 	__u32 l3_offset;
@@ -260,7 +260,8 @@ struct zt_rule_total {
 };
 
 /* zt_stats: one pair of counters per identity, hook and verdict. Most packets go on, and for those
- * of tags below `tags` there is zt_passed, at ((CPU << 1 | hook) * tags + tag) << 2 | verdict. */
+ * of tags below `tags` there is zt_through, at ((CPU << 1 | hook) << 2 | verdict) * tags + tag: nearly all
+ * of them are established, and so four tags share a line of the cache. */
 struct zt_stats_key {
 	__u32 tag;
 	__u8 hook;

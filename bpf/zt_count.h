@@ -24,7 +24,7 @@ static __always_inline struct zt_stats *zt_counters_of(__u32 tag, __u8 hook, __u
 	struct zt_stats zero = {}, *stats;
 
 	if (verdict <= ZT_OBSERVED && tag < zt_room_tags)
-		return zt_passed_lookup(ZT_PART(hook, zt_room_tags, tag) << 2 | verdict);
+		return zt_through_lookup(ZT_PART(hook, 4, verdict) * zt_room_tags + tag);
 	stats = zt_stats_lookup(&key);
 	if (stats)
 		return stats;

@@ -46,7 +46,7 @@ static __always_inline void zt_log_passage(const struct zt_passage *passage, __u
 		zt_log_count(ZT_LOG_RING_FULL);
 		return;
 	}
-	event->at_ns = event->began_ns = is_first ? passage->now : bpf_ktime_get_ns();
+	event->at_ns = event->began_ns = passage->is_exact ? passage->now : bpf_ktime_get_ns();
 	__builtin_memcpy(event->source, packet->source, sizeof(event->source));
 	__builtin_memcpy(event->destination, packet->destination, sizeof(event->destination));
 	event->source_tag = passage->source_tag;

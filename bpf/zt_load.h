@@ -54,7 +54,7 @@ const volatile struct zt_load zt_load SEC(".rodata.zt_load") = {
 #define ZT_MAX_FRAGS 4096
 #define ZT_MAX_QUOTAS 4096
 #define ZT_MAX_HITS 131074
-#define ZT_MAX_PASSED 131072
+#define ZT_MAX_THROUGH 131072
 #define ZT_MAX_NAMES 131074
 #define ZT_MAX_TOTALS 131072
 #define ZT_MAX_EVENTS 1

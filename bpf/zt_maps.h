@@ -44,7 +44,7 @@
  * zt_names, zt_totals: what the numbers in zt_hits are called, and what they were before.
  *   writer  agent; the programs never look
  *
- * zt_passed: packets and bytes of what went on, per identity, hook and verdict; an array like
+ * zt_through: packets and bytes of what went on, per identity, hook and verdict; an array like
  * zt_hits.
  *   writer  kernel
  *   full    tags beyond it are counted in zt_stats
@@ -74,7 +74,7 @@ BPF_TABLE("lru_hash", struct zt_flow_key, struct zt_flow, zt_flows, ZT_MAX_FLOWS
 BPF_TABLE("lru_hash", struct zt_frag_key, struct zt_frag, zt_frags, ZT_MAX_FRAGS);
 BPF_F_TABLE("hash", __u32, struct zt_quota, zt_quotas, ZT_MAX_QUOTAS, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("array", __u32, struct zt_stats, zt_hits, ZT_MAX_HITS, BPF_F_MMAPABLE);
-BPF_F_TABLE("array", __u32, struct zt_stats, zt_passed, ZT_MAX_PASSED, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", __u32, struct zt_stats, zt_through, ZT_MAX_THROUGH, BPF_F_MMAPABLE);
 BPF_F_TABLE("hash", struct zt_rule_key, struct zt_rule_name, zt_names, ZT_MAX_NAMES,
 	    BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", struct zt_rule_name, struct zt_rule_total, zt_totals, ZT_MAX_TOTALS,
@@ -140,9 +140,9 @@ static __always_inline struct zt_stats *zt_hits_lookup(int index)
 	return zt_hits.lookup(&index);
 }
 
-static __always_inline struct zt_stats *zt_passed_lookup(int index)
+static __always_inline struct zt_stats *zt_through_lookup(int index)
 {
-	return zt_passed.lookup(&index);
+	return zt_through.lookup(&index);
 }
 
 static __always_inline struct zt_stats *zt_stats_lookup(struct zt_stats_key *key)
@@ -256,9 +256,9 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
 	__type(value, struct zt_stats);
-	__uint(max_entries, ZT_MAX_PASSED);
+	__uint(max_entries, ZT_MAX_THROUGH);
 	__uint(map_flags, BPF_F_MMAPABLE);
-} zt_passed SEC(".maps");
+} zt_through SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -364,9 +364,9 @@ static __always_inline struct zt_stats *zt_hits_lookup(int index)
 	return bpf_map_lookup_elem(&zt_hits, &index);
 }
 
-static __always_inline struct zt_stats *zt_passed_lookup(int index)
+static __always_inline struct zt_stats *zt_through_lookup(int index)
 {
-	return bpf_map_lookup_elem(&zt_passed, &index);
+	return bpf_map_lookup_elem(&zt_through, &index);
 }
 
 static __always_inline struct zt_stats *zt_stats_lookup(struct zt_stats_key *key)

@@ -49,10 +49,18 @@ struct zt_packet {
 	struct zt_tuple quoted;
 };
 
+/* The coarse clock, looked at once in each timer tick: the look itself costs more than to see that the
+ * tick is the same.
+ *   tick  the one in which ns was read; 0: never */
+struct zt_clock {
+	__u64 tick;
+	__u64 ns;
+};
+
 /* It lives in a per-CPU map, not on the stack: the stack is small, and the verifier, which knows
  * every value on the stack, would walk the whole verdict once for each kind of packet.
- *   now        for a packet that its flow vouches for, the time of the last timer tick: reading the clock
- *              is a sixth of what such a packet costs
+ *   now        the time of the last timer tick; from when a flow is made, exactly: whoever reads the clock
+ *              waits for all that was asked of memory before
  *   policy     zt_config's word; like the others it is read once, before any other map: what user
  *              space changes first (identities, policy) is never older than the epoch it announces
  *   judged     result: verdict, the rule that decided and its epoch, as in zt_flow
@@ -60,7 +68,9 @@ struct zt_packet {
  *   source_tag, destination_tag  what that means for a packet of this origin
  *   from_high  the packet goes from the flow key's high end to its low one
  *   is_first   result: the first packet of a flow, or one that belongs to none
- *   is_quoting it complains about a packet of a flow; source and destination are then that packet's */
+ *   is_exact   now is
+ *   is_quoting it complains about a packet of a flow; source and destination are then that packet's
+ *   clock      of this CPU: what stays from packet to packet */
 struct zt_passage {
 	__u64 now;
 	__u64 policy;
@@ -79,7 +89,9 @@ struct zt_passage {
 	__u8 from_high;
 	__u8 may_open;
 	__u8 is_quoting;
-	__u8 pad[5];
+	__u8 is_exact;
+	__u8 pad[4];
+	struct zt_clock clock;
 };
 
 /* Make the compiler read memory again, so that the verifier forgets what was written there. */

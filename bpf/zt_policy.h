@@ -71,6 +71,8 @@ static __always_inline __u64 zt_policy_decide(__u64 policy, __u32 source, __u32 
 		if (zt_is_for(found, protocol, port))
 			best = zt_smaller(best, zt_rank(found->rule, found->action));
 		shapes = found->shapes;
+		if (!shapes)
+			continue;
 #pragma clang loop unroll(disable)
 		for (shape = 0; shape <= ZT_SHAPE_ANY_PROTOCOL; shape++) {
 			bool is_any = shape == ZT_SHAPE_ANY_PROTOCOL;

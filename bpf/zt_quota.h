@@ -24,6 +24,7 @@ static __always_inline bool zt_is_over_quota(struct zt_passage *passage)
 	if (!quota || !quota->rate)
 		return false;
 	passage->now = bpf_ktime_get_ns();
+	passage->is_exact = 1;
 	now = passage->now * ZT_QUOTA_FRACTION;
 	cost = passage->packet.bytes * ZT_QUOTA_SECOND / quota->rate;
 	depth = quota->burst * ZT_QUOTA_SECOND / quota->rate;

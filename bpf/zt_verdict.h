@@ -144,8 +144,10 @@ static __always_inline void zt_vouch(struct zt_flow *flow, const struct zt_passa
 
 static __always_inline bool zt_open_flow(struct zt_passage *passage, __u64 judged)
 {
+	/* Exactly: by this, two flows of one key are told apart. */
+	__u64 now = passage->now = bpf_ktime_get_ns();
 	struct zt_flow flow = {
-		.created_ns = passage->now,
+		.created_ns = now,
 		.judged = judged,
 		.source_tag = passage->source_tag,
 		.destination_tag = passage->destination_tag,
@@ -153,6 +155,7 @@ static __always_inline bool zt_open_flow(struct zt_passage *passage, __u64 judge
 		.flags = passage->from_high,
 	};
 
+	passage->is_exact = 1;
 	zt_vouch(&flow, passage);
 	zt_flow_touch(&flow, passage);
 	return !zt_flows_update(&passage->key, &flow);
@@ -316,7 +319,6 @@ static __always_inline void zt_decide_slowly(struct zt_passage *passage, struct 
 	const struct zt_packet *packet = &passage->packet;
 	bool is_midway, is_spoofed;
 
-	passage->now = bpf_ktime_get_ns();
 	zt_identify_ends(passage);
 	if (passage->origin == ZT_ORIGIN_TRANSIT)
 		return;

@@ -31,6 +31,17 @@ static __always_inline __u8 zt_origin_of(struct __sk_buff *skb, int hook, __u64 
 	return policy & ZT_POLICY_CLIENT ? ZT_ORIGIN_LOCAL : ZT_ORIGIN_LAN;
 }
 
+static __always_inline __u64 zt_coarse_now(struct zt_clock *clock)
+{
+	__u64 tick = bpf_jiffies64();
+
+	if (clock->tick != tick) {
+		clock->tick = tick;
+		clock->ns = bpf_ktime_get_coarse_ns();
+	}
+	return clock->ns;
+}
+
 static __always_inline void zt_mark(struct __sk_buff *skb, __u32 tag)
 {
 	__u32 field = tag << zt_mark_shift | zt_mark_judged;
@@ -46,13 +57,13 @@ static __always_inline int zt_pass_through(struct __sk_buff *skb, int hook)
 
 	if (!passage) /* never: the map is an array */
 		return ZT_DROP;
-	__builtin_memset(passage, 0, sizeof(*passage));
+	__builtin_memset(passage, 0, __builtin_offsetof(struct zt_passage, clock));
 	passage->hook = hook;
 	passage->is_enforcing = zt_config_word(ZT_CONFIG_MODE) == ZT_ENFORCE;
 	logging = zt_config_word(ZT_CONFIG_LOGGING);
 	passage->policy = zt_config_word(ZT_CONFIG_POLICY);
 	passage->self_tag = zt_config_word(ZT_CONFIG_SELF);
-	passage->now = bpf_ktime_get_coarse_ns();
+	passage->now = zt_coarse_now(&passage->clock);
 	passage->origin = zt_origin_of(skb, hook, passage->policy);
 
 	zt_parse(skb, &passage->packet);

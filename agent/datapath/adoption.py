@@ -32,8 +32,7 @@ from ztlab.errors import ZtError
 log = logging.getLogger(__name__)
 
 FLOWS = "zt_flows"
-# The kernel adds to these on each CPU: nobody else can without losing what it adds meanwhile.
-COUNTED = frozenset({"zt_stats", "zt_passed"})
+_THROUGH_BY_TAG = "zt_passed"  # what zt_through was in schema 3
 _WORDS = "zt_config"
 _HITS = frozenset({"zt_hits", "zt_names", "zt_totals"})
 _POLICY = frozenset({"zt_ids", "zt_nets", "zt_pairs", "zt_policy"})
@@ -164,10 +163,13 @@ def catch_up(before: PinnedSet, maps: Mapping[str, BpfMap]) -> dict[str, dict[st
         old = BpfMap.open(FLOWS, before.maps[FLOWS]).items()
         maps[FLOWS].put({key: flow for key, flow in old.items() if key not in there})
     counted: dict[str, dict[str, list[int]]] = {}
-    if COUNTED <= before.maps.keys() and all(_means_the_same(before, name) for name in COUNTED):
+    by_tag = _THROUGH_BY_TAG in before.maps
+    through = _THROUGH_BY_TAG if by_tag else "zt_through"
+    if {"zt_stats", through} <= before.maps.keys() and _means_the_same(before, "zt_stats"):
         sums = identity_counts(
             BpfMap.open("zt_stats", before.maps["zt_stats"], per_cpu=True),
-            BpfMap.open("zt_passed", before.maps["zt_passed"]),
+            BpfMap.open(through, before.maps[through]),
+            by_tag=by_tag,
         )
         counted["zt_stats"] = {key.hex(): list(values) for key, values in sums.items()}
     if _HITS <= before.maps.keys() and all(_means_the_same(before, name) for name in _HITS):

@@ -365,7 +365,7 @@ class Datapath:
     def counters(self) -> list[Counter]:
         """Every counter that ever counted."""
         result = []
-        now = identity_counts(self._maps["zt_stats"], self._maps["zt_passed"])
+        now = identity_counts(self._maps["zt_stats"], self._maps["zt_through"])
         before = self._inherited.sums("zt_stats")
         for data in now.keys() | before.keys():
             both = zip(now.get(data, (0, 0)), before.get(data, (0, 0)), strict=True)

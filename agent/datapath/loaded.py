@@ -41,7 +41,7 @@ class Wanted:
             "zt_quotas": limits.quotas,
             # For each CPU, both slots; rules are numbered from 1.
             "zt_hits": 2 * (limits.rules + 1) * possible_cpus(),
-            "zt_passed": 8 * limits.tags * possible_cpus(),
+            "zt_through": 8 * limits.tags * possible_cpus(),
             "zt_names": 2 * (limits.rules + 1),
             "zt_totals": 2 * limits.rules,
             "zt_stats": limits.stats,

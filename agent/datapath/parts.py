@@ -1,8 +1,8 @@
-"""Counters in a plain array with a part for each CPU and half: zt_hits by slot, zt_passed by hook.
+"""Counters in a plain array with a part for each CPU and half: zt_hits by slot, zt_through by hook.
 
-bpf/zt_count.h says where: (CPU << 1 | half) * room + index, that of zt_passed being tag << 2 |
-verdict. The array is mapped for the moment of a reading, which so costs what it touches and no call
-per entry.
+bpf/zt_count.h says where: (CPU << 1 | half) * room + index, that of zt_through being verdict *
+tags + tag. The array is mapped for the moment of a reading, which so costs what it touches and no
+call per entry.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ztlab.model.verdict import Hook
 
 _STATS = struct.Struct("=QQ")
 _ENTRY_BYTES = ctypes.sizeof(Stats)
+_VERDICTS = 4  # of zt_through: 0, which is none, and those that let a packet go on
 _CHUNK = 256  # entries looked at together: of most, none ever counted
 
 
@@ -77,13 +78,23 @@ class CounterParts:
                     yield index, packets, size
 
 
-def identity_counts(stats: BpfMap, passed: BpfMap) -> dict[bytes, tuple[int, ...]]:
-    """zt_stats_key to packets and bytes over all CPUs: zt_stats, and zt_passed with it."""
+def identity_counts(
+    stats: BpfMap, through: BpfMap, *, by_tag: bool = False
+) -> dict[bytes, tuple[int, ...]]:
+    """zt_stats_key to packets and bytes over all CPUs: zt_stats, and zt_through with it.
+
+    by_tag  the latter is the zt_passed of schema 3, at tag << 2 | verdict.
+    """
     sums = stats.sums()
-    parts = CounterParts(passed)
+    parts = CounterParts(through)
+    tags = parts.room // _VERDICTS
     for hook in Hook:
         for index, counted in parts.read(hook).items():
-            key = bytes(StatsKey(tag=index >> 2, hook=hook, verdict=index & 3))
+            if by_tag:
+                tag, verdict = divmod(index, _VERDICTS)
+            else:
+                verdict, tag = divmod(index, tags)
+            key = bytes(StatsKey(tag=tag, hook=hook, verdict=verdict))
             before = sums.get(key, (0, 0))
             sums[key] = (before[0] + counted[0], before[1] + counted[1])
     return sums

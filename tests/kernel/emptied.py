@@ -16,7 +16,7 @@ def empty(datapath: Datapath, *tables: str) -> None:
 def zero_counters(datapath: Datapath) -> None:
     """Nothing was counted, for any identity or rule."""
     empty(datapath, "stats")
-    for name in ("zt_hits", "zt_passed"):
+    for name in ("zt_hits", "zt_through"):
         parts = CounterParts(datapath._maps[name])
         for half in (0, 1):
             parts.zero(half, parts.read(half))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from typing import Literal
 
 import pytest
 
+from agent import abi
 from agent.datapath.libbpf import possible_cpus
+from agent.datapath.parts import identity_counts
 from tests.kernel import packets as p
 from tests.kernel import testrun
 from tests.kernel.conftest import Node
@@ -179,3 +182,19 @@ def test_a_full_ring_loses_events_counts_them_and_drops_no_packet(node: Node) ->
         read += len(events)
     assert read == emitted and node.datapath.undecodable_events == 0
     assert sum(packets for packets, _ in node.counted().values()) == sent
+
+
+def test_what_went_on_is_read_as_it_lay_in_schema_3_too(node: Node) -> None:
+    """Before, the verdicts of one tag lay together; now the tags of one verdict."""
+    through = node.datapath._maps["zt_through"]
+    tags = through.max_entries // (8 * possible_cpus())
+    tag, verdict = 5, int(Verdict.ESTABLISHED)
+    key = bytes(abi.StatsKey(tag=tag, hook=Hook.EGRESS, verdict=verdict))
+    for by_tag, index in ((True, tag << 2 | verdict), (False, verdict * tags + tag)):
+        place = struct.pack("=I", 4 * tags + index)  # of the first CPU, at egress
+        through.put({place: bytes(abi.Stats(packets=7, bytes=700))})
+
+        assert identity_counts(node.datapath._maps["zt_stats"], through, by_tag=by_tag) == {
+            key: (7, 700)
+        }
+        through.put({place: bytes(abi.Stats())})
