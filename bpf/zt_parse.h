@@ -84,13 +84,6 @@ struct zt_head {
 	};
 };
 
-/* Where the transport header and what follows it lie, in bytes from the beginning of the skb. */
-struct zt_transport {
-	__u32 start;
-	__u32 length;
-	bool is_in_head; /* if it comes right behind an IPv4 header without options */
-};
-
 /* Fills HEAD, and says how much of it: all, an IPv4 header, or nothing. */
 static __always_inline __u32 zt_load_head(struct __sk_buff *skb, struct zt_head *head)
 {
@@ -144,9 +137,9 @@ static __always_inline int zt_parse_ipv4(struct __sk_buff *skb, const struct zt_
 	return 0;
 }
 
-static __always_inline int zt_walk_extensions(struct __sk_buff *skb, struct zt_packet *packet,
-					      struct zt_transport *transport)
+static __always_inline int zt_walk_extensions(struct __sk_buff *skb, struct zt_packet *packet)
 {
+	struct zt_transport *walk = &packet->walk;
 	struct zt_ipv6_extension extension;
 	struct zt_ipv6_fragment fragment;
 	__u16 offset;
@@ -165,8 +158,8 @@ static __always_inline int zt_walk_extensions(struct __sk_buff *skb, struct zt_p
 			if (i == ZT_MAX_EXTENSIONS)
 				return ZT_UNSUPPORTED_PROTOCOL;
 			/* Its length counts from 8: what is behind the packet is no part of it. */
-			if (transport->length < 8 ||
-			    bpf_skb_load_bytes(skb, transport->start, &extension,
+			if (walk->length < 8 ||
+			    bpf_skb_load_bytes(skb, walk->start, &extension,
 					       sizeof(extension)))
 				return ZT_MALFORMED;
 			/* The address policy sees must be where the packet ends. */
@@ -179,8 +172,8 @@ static __always_inline int zt_walk_extensions(struct __sk_buff *skb, struct zt_p
 			if (i == ZT_MAX_EXTENSIONS)
 				return ZT_UNSUPPORTED_PROTOCOL;
 			/* RFC 8200, 4.1: at most once. */
-			if (packet->is_fragment || transport->length < sizeof(fragment) ||
-			    bpf_skb_load_bytes(skb, transport->start, &fragment, sizeof(fragment)))
+			if (packet->is_fragment || walk->length < sizeof(fragment) ||
+			    bpf_skb_load_bytes(skb, walk->start, &fragment, sizeof(fragment)))
 				return ZT_MALFORMED;
 			size = sizeof(fragment);
 			packet->protocol = fragment.next;
@@ -188,7 +181,7 @@ static __always_inline int zt_walk_extensions(struct __sk_buff *skb, struct zt_p
 			/* RFC 6946: alone it is no fragment. */
 			if (offset & (0xfff8 | ZT_IPV6_MORE) &&
 			    zt_parse_fragment(packet, fragment.id, offset >> 3,
-					      !(offset & ZT_IPV6_MORE), transport->length - size))
+					      !(offset & ZT_IPV6_MORE), walk->length - size))
 				return ZT_MALFORMED;
 			if (offset >> 3)
 				return 0;
@@ -201,10 +194,11 @@ static __always_inline int zt_walk_extensions(struct __sk_buff *skb, struct zt_p
 		default:
 			return 0;
 		}
-		if (size > transport->length)
+		if (size > walk->length)
 			return ZT_MALFORMED;
-		transport->start += size;
-		transport->length -= size;
+		walk->start += size;
+		walk->length -= size;
+		zt_forget();
 	}
 	return ZT_UNSUPPORTED_PROTOCOL;
 }
@@ -213,6 +207,7 @@ static __always_inline int zt_parse_ipv6(struct __sk_buff *skb, const struct zt_
 					 struct zt_packet *packet, struct zt_transport *transport)
 {
 	__u32 available = skb->len - zt_l3_offset, payload;
+	int fault;
 
 	payload = zt_ntohs(ip->payload_length);
 	if (!payload && skb->gso_size)
@@ -223,9 +218,13 @@ static __always_inline int zt_parse_ipv6(struct __sk_buff *skb, const struct zt_
 	__builtin_memcpy(packet->source, ip->source, sizeof(ip->source));
 	__builtin_memcpy(packet->destination, ip->destination, sizeof(ip->destination));
 	packet->protocol = ip->next;
-	transport->start = zt_l3_offset + sizeof(*ip);
-	transport->length = payload;
-	return zt_walk_extensions(skb, packet, transport);
+	packet->walk.start = zt_l3_offset + sizeof(*ip);
+	packet->walk.length = payload;
+	fault = zt_walk_extensions(skb, packet);
+	zt_forget();
+	transport->start = packet->walk.start;
+	transport->length = packet->walk.length;
+	return fault;
 }
 
 static __always_inline __u8 zt_echo_request(__u8 family)
@@ -316,6 +315,14 @@ static __always_inline bool zt_parse_quoted(struct __sk_buff *skb, __u32 at, __u
 	return true;
 }
 
+/* The same for the packet of this CPU's passage. */
+ZT_APART int zt_parse_quoted_apart(struct __sk_buff *skb, __u32 at, __u32 length)
+{
+	struct zt_passage *passage = zt_scratch_lookup();
+
+	return passage ? zt_parse_quoted(skb, at, length, &passage->packet) : 0;
+}
+
 /* SIZE bytes of the transport header, from HEAD where they are there. */
 static __always_inline bool zt_load_transport(struct __sk_buff *skb, const struct zt_head *head,
 					      const struct zt_transport *transport, void *out,
@@ -389,9 +396,9 @@ static __always_inline int zt_parse_transport(struct __sk_buff *skb, const struc
 			packet->source_port = ZT_ECHO_PORT;
 			packet->destination_port = zt_ntohs(icmp.id);
 		} else if (zt_is_error(packet->family, icmp.type)) {
-			packet->is_error = zt_parse_quoted(skb, transport->start + sizeof(icmp),
-							   transport->length - sizeof(icmp),
-							   packet);
+			packet->is_error = zt_parse_quoted_apart(
+				skb, transport->start + sizeof(icmp),
+				transport->length - sizeof(icmp));
 		}
 	}
 	return 0;

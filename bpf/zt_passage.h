@@ -16,6 +16,13 @@ struct zt_tuple {
 	__u8 pad[3];
 };
 
+/* Where the transport header and what follows it lie, in bytes from the beginning of the skb. */
+struct zt_transport {
+	__u32 start;
+	__u32 length;
+	bool is_in_head; /* if it comes right behind an IPv4 header without options */
+};
+
 /* packets, bytes  as they are on the wire: a GSO packet counts as its segments
  * fault           0, or the drop reason that its form deserves; then no ports are known
  * is_tracked      belongs to a flow, or would if there were one
@@ -47,6 +54,7 @@ struct zt_packet {
 	__u16 fragment_to;
 	__u32 fragment_id;
 	struct zt_tuple quoted;
+	struct zt_transport walk;
 };
 
 /* The coarse clock, looked at once in each timer tick: the look itself costs more than to see that the
@@ -70,7 +78,8 @@ struct zt_clock {
  *   is_first   result: the first packet of a flow, or one that belongs to none
  *   is_exact   now is
  *   is_quoting it complains about a packet of a flow; source and destination are then that packet's
- *   clock      of this CPU: what stays from packet to packet */
+ *   clock      of this CPU: what stays from packet to packet
+ *   opening    the flow that is about to be made: not zeroed before */
 struct zt_passage {
 	__u64 now;
 	__u64 policy;
@@ -92,6 +101,7 @@ struct zt_passage {
 	__u8 is_exact;
 	__u8 pad[4];
 	struct zt_clock clock;
+	struct zt_flow opening;
 };
 
 /* Make the compiler read memory again, so that the verifier forgets what was written there. */

@@ -45,8 +45,8 @@ static __always_inline bool zt_is_for(const struct zt_pair *pair, __u8 protocol,
 	       (port & (0xffff0000u >> (pair->port_bits & 31)) & 0xffff) == pair->port;
 }
 
-static __always_inline __u64 zt_policy_decide(__u64 policy, __u32 source, __u32 destination,
-					      __u8 protocol, __u16 port)
+ZT_APART __u64 zt_policy_decide(__u64 policy, __u32 source, __u32 destination, __u8 protocol,
+				__u16 port)
 {
 	/* Its last bit is only there to be unknown to the verifier. */
 	__u64 best = ZT_RANK_NONE | (policy & 1);

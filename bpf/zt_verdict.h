@@ -144,21 +144,21 @@ static __always_inline void zt_vouch(struct zt_flow *flow, const struct zt_passa
 
 static __always_inline bool zt_open_flow(struct zt_passage *passage, __u64 judged)
 {
-	/* Exactly: by this, two flows of one key are told apart. */
-	__u64 now = passage->now = bpf_ktime_get_ns();
-	struct zt_flow flow = {
-		.created_ns = now,
-		.judged = judged,
-		.source_tag = passage->source_tag,
-		.destination_tag = passage->destination_tag,
-		.origin = passage->origin,
-		.flags = passage->from_high,
-	};
+	struct zt_flow *flow = &passage->opening;
 
+	/* Exactly: by this, two flows of one key are told apart. */
+	passage->now = bpf_ktime_get_ns();
 	passage->is_exact = 1;
-	zt_vouch(&flow, passage);
-	zt_flow_touch(&flow, passage);
-	return !zt_flows_update(&passage->key, &flow);
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->created_ns = passage->now;
+	flow->judged = judged;
+	flow->source_tag = passage->source_tag;
+	flow->destination_tag = passage->destination_tag;
+	flow->origin = passage->origin;
+	flow->flags = passage->from_high;
+	zt_vouch(flow, passage);
+	zt_flow_touch(flow, passage);
+	return !zt_flows_update(&passage->key, flow);
 }
 
 static __always_inline void zt_observe(struct zt_passage *passage, struct zt_flow *flow)
@@ -353,6 +353,16 @@ static __always_inline void zt_decide_slowly(struct zt_passage *passage, struct 
 		zt_observe(passage, flow);
 }
 
+ZT_APART int zt_decide_apart(__u32 has_flow)
+{
+	struct zt_passage *passage = zt_scratch_lookup();
+
+	if (!passage) /* never: the map is an array */
+		return 0;
+	zt_decide_slowly(passage, has_flow ? zt_flows_lookup(&passage->key) : 0);
+	return 0;
+}
+
 /* Fills the passage's results. */
 static __always_inline void zt_decide(struct zt_passage *passage)
 {
@@ -379,7 +389,7 @@ static __always_inline void zt_decide(struct zt_passage *passage)
 		else
 			zt_establish(passage, flow, known.judged);
 	} else {
-		zt_decide_slowly(passage, flow);
+		zt_decide_apart(!!flow);
 	}
 }
 
