@@ -261,7 +261,8 @@ class Frag(Record):
         ("to", ctypes.c_uint16 * FRAG_PIECES),
         ("protocol", ctypes.c_uint8),
         ("flags", ctypes.c_uint8),
-        ("pad", ctypes.c_uint8 * 2),
+        ("icmp_type", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8),
     ]
 
 

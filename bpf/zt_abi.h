@@ -227,7 +227,8 @@ struct zt_frag {
 	__u16 to[ZT_FRAG_PIECES];
 	__u8 protocol;
 	__u8 flags;
-	__u8 pad[2];
+	__u8 icmp_type;
+	__u8 pad;
 };
 
 /* zt_quotas: how much may come from this identity? A token bucket by the source's tag, kept as the

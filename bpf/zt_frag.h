@@ -75,6 +75,7 @@ static __always_inline int zt_frag_begin(const struct zt_passage *passage, struc
 		.destination_port = packet->destination_port,
 		.covered = packet->fragment_to,
 		.protocol = packet->protocol,
+		.icmp_type = packet->icmp_type,
 		.flags = packet->is_tracked ? ZT_FRAG_TRACKED : 0,
 	};
 
@@ -105,6 +106,7 @@ static __always_inline int zt_frag_follow(struct zt_passage *passage, struct zt_
 	packet->source_port = frag->source_port;
 	packet->destination_port = frag->destination_port;
 	packet->protocol = frag->protocol;
+	packet->icmp_type = frag->icmp_type;
 	packet->is_tracked = frag->flags & ZT_FRAG_TRACKED;
 	return 0;
 }

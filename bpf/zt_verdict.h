@@ -196,6 +196,18 @@ static __always_inline __u64 zt_judge_fault(const struct zt_passage *passage)
 	return zt_judgement(passage->packet.fault, 0);
 }
 
+/* What policy asks of the conversation besides its protocol: the original direction's destination port,
+ * or its ICMP type. What has a flow began with an echo request. TO_LOW: was it sent to the lower end? */
+static __always_inline __u16 zt_service(const struct zt_passage *passage, const struct zt_flow *flow,
+					bool to_low)
+{
+	const struct zt_packet *packet = &passage->packet;
+
+	if (!zt_is_icmp(packet->family, passage->key.protocol))
+		return to_low ? passage->key.low_port : passage->key.high_port;
+	return flow ? zt_echo_request(packet->family) : packet->icmp_type;
+}
+
 /* Judge by the original direction: FLOW's where there is one, which may be an older epoch's. */
 static __always_inline __u64 zt_judge_original(const struct zt_passage *passage,
 					       struct zt_flow *flow)
@@ -208,7 +220,7 @@ static __always_inline __u64 zt_judge_original(const struct zt_passage *passage,
 	judged = zt_judge(passage, flow ? flow->origin : passage->origin,
 			  is_forward ? passage->source : passage->destination,
 			  is_forward ? passage->destination : passage->source,
-			  to_low ? passage->key.low_port : passage->key.high_port, &tags);
+			  zt_service(passage, flow, to_low), &tags);
 	if (flow) {
 		flow->source_tag = tags.source;
 		flow->destination_tag = tags.destination;

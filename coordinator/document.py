@@ -22,7 +22,14 @@ Document = dict[str, Any]
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./:-]*(?<!:)")
 _RESOLVER = yaml.resolver.Resolver()
 _TEXT = "tag:yaml.org,2002:str"
-_UNSAID: Mapping[str, Any] = {"proto": "any", "ports": [], "via": [], "port": None}
+_UNSAID: Mapping[str, Any] = {
+    "proto": "any",
+    "ports": [],
+    "icmp_types": [],
+    "via": [],
+    "port": None,
+    "icmp_type": None,
+}
 _LISTS = ("rules", "quotas", "tests")
 PARTS = ("default", *_LISTS)  # of the policy
 

@@ -121,11 +121,7 @@ def reachability(
 
 
 def _summary(pair: Pair) -> tuple[Answer, tuple[str, ...], tuple[str, ...]]:
-    texts = [
-        one.proto if one.ports in (None, "0-65535") else f"{one.proto} {one.ports}"
-        for one in pair.slices
-        if one.is_allowed
-    ]
+    texts = [one.service for one in pair.slices if one.is_allowed]
     rules = dict.fromkeys(one.rule for one in pair.slices if one.rule is not None)
     allowed = texts[:MOST_TEXTS] if pair.verdict == "some" else []
     return pair.verdict, tuple(allowed), tuple(rules)[:MOST_TEXTS]

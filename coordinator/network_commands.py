@@ -226,8 +226,8 @@ def _explanation_lines(found: Explanation) -> Iterator[str]:
 def _pair_lines(pair: Pair) -> Iterator[str]:
     yield f"  {pair.source} -> {pair.destination}: {pair.verdict}"
     for one in pair.slices:
-        what = one.proto if one.ports in (None, "0-65535") else f"{one.proto} {one.ports}"
-        yield f"    {what}: {one.verdict} by {f'rule {one.rule}' if one.rule else 'the default'}"
+        by = f"rule {one.rule}" if one.rule else "the default"
+        yield f"    {one.service}: {one.verdict} by {by}"
     for match in pair.matches:
         how = [
             f"{end} {text}" + (" (group)" if by == "group" else "")

@@ -176,10 +176,10 @@ class _Matches:
     def __init__(self, policy: Policy, tags: dict[str, int]) -> None:
         self._policy, self._tags = policy, tags
         self._ends: dict[str, tuple[int, ...]] = {}
-        self._services: dict[tuple[str | int, tuple[str | int, ...]], _Services] = {}
+        self._services: dict[tuple[object, ...], _Services] = {}
 
     def __call__(self, rule: Rule) -> Iterator[PolicyMatch]:
-        kind = (rule.proto, rule.ports)
+        kind = (rule.proto, rule.ports, rule.icmp_types)
         services = self._services.get(kind)
         if services is None:
             services = self._services[kind] = tuple(_services(rule))
@@ -204,14 +204,17 @@ def _selected(policy: Policy, selector: str, tags: dict[str, int]) -> Iterable[i
 
 
 def _services(rule: Rule) -> Iterator[tuple[int, int, int]]:
-    """(protocol, port, port bits) of every entry one pair of tags needs."""
+    """(protocol, port or ICMP type, port bits) of every entry one pair of tags needs."""
     protocols = rule.protocols()
     if protocols is None:
         yield 0, 0, ANY_PROTOCOL
         return
-    prefixes = {p for ports in rule.port_ranges() for p in port_prefixes(*ports)}
     for protocol in sorted(protocols):
-        for port, bits in sorted(prefixes) if rule.port_ranges() else [(0, 0)]:
+        ranges = rule.service_ranges(protocol)
+        if ranges is None:
+            yield protocol, 0, 0
+            continue
+        for port, bits in sorted({p for some in ranges for p in port_prefixes(*some)}):
             yield protocol, port, bits
 
 

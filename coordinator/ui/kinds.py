@@ -182,6 +182,12 @@ RULES = Kind(
             hint="Only with tcp or udp: 8080, 9000-9010; empty: all of them.",
         ),
         Field(
+            name="icmp_types",
+            label="ICMP types",
+            type="ports",
+            hint="Only with icmp: echo-request, destination-unreachable, …; empty: all of them.",
+        ),
+        Field(
             name="action",
             label="Action",
             type="choice",
@@ -195,6 +201,7 @@ RULES = Kind(
         ("to", "To"),
         ("proto", "Protocol"),
         ("ports", "Ports"),
+        ("icmp_types", "ICMP types"),
         ("action", "Action"),
     ),
     finds=(("id_contains", "Id contains"), ("from", "From"), ("to", "To")),

@@ -35,6 +35,7 @@ PARTS: Mapping[str, tuple[Field, ...]] = {
         Field(name="to", label="To", names="principals"),
         Field(name="proto", label="Protocol", type="proto", names="protocols"),
         Field(name="port", label="Port", type="number"),
+        Field(name="icmp_type", label="ICMP type", type="proto"),
         Field(name="expect", label="Expect", type="choice", choices=_ACTIONS),
     ),
     "quotas": (

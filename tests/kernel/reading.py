@@ -30,6 +30,7 @@ class Conversation:
     source: End
     destination: End
     protocol: int
+    icmp_type: int | None = None
 
     @property
     def key(self) -> tuple[End, End, int]:
@@ -209,7 +210,8 @@ def _read_transport(
         ports = echo or ports
         if rest[0] in _ERRORS[version]:
             reading.quoted = _read_quoted(version, rest[8:])
-    reading.talk = Conversation((source, ports[0]), (destination, ports[1]), talk.protocol)
+    kind = rest[0] if talk.protocol == _icmp(version) else None
+    reading.talk = Conversation((source, ports[0]), (destination, ports[1]), talk.protocol, kind)
 
 
 def _icmp(version: int) -> int:

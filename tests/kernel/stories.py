@@ -43,6 +43,7 @@ _SIX = {
 _PROTOCOLS = (TCP,) * 6 + (UDP,) * 4 + (ICMP,) * 4 + (47, 132, ICMPV6, 0)
 _FLAGS = (2, 2, 2, 0x12, 0x10, 0x18, 0x11, 0x14, 0x04, 0x01, 0x03, 0)
 _OTHER_ICMP = (3, 4, 5, 11, 12, 13, 1, 2, 128, 133)
+_ICMP_NAMES = ("echo-request", "echo-reply", "time-exceeded", "redirect", "packet-too-big")
 _ELAPSED = (7, 14, 35, 182, 3605)  # no sum of them is within 2 s of a time-out
 _EXTENSIONS = (0, 60, 43, 44, 60, 0, 51, 135)
 _DATA = bytes(range(1, 241))
@@ -136,6 +137,10 @@ def _rules(draw: st.DrawFn, number: int) -> dict[str, Any]:
         for first, last in draw(st.lists(st.tuples(_ports, _ports), max_size=2)):
             low, high = sorted((first, last))
             ports.append(low if low == high else f"{low}-{high}")
+    types: list[int | str] = []
+    if proto in ("icmp", 58):
+        known = (128, 129, 1, 0, 13) if proto == 58 else _ICMP_NAMES
+        types = draw(st.lists(st.sampled_from(known), max_size=2, unique=True))
     rule = {
         "id": f"r{number}",
         "from": draw(st.sampled_from(SELECTORS)),
@@ -143,7 +148,7 @@ def _rules(draw: st.DrawFn, number: int) -> dict[str, Any]:
         "proto": proto,
         "action": draw(st.sampled_from(("allow", "deny"))),
     }
-    return rule | ({"ports": ports} if ports else {})
+    return rule | ({"ports": ports} if ports else {}) | ({"icmp_types": types} if types else {})
 
 
 _ports = st.sampled_from(PORTS)

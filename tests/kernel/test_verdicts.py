@@ -114,6 +114,34 @@ def test_an_echo_is_answered_and_its_answer_opens_nothing(
     assert node.flows() == flows
 
 
+@BOTH_FAMILIES
+def test_an_icmp_type_is_judged_by_itself_and_its_answer_comes_back(
+    node: Node, web: str, api: str, guest: str, stranger: str
+) -> None:
+    ping = rule("ping", "web", "api", "allow", proto="icmp", icmp_types=("echo-request",))
+    node.configure(node_config(ping))
+    assert node.ingress(p.echo_request(web, api)).verdict is Verdict.ALLOWED  # control
+    assert node.egress(p.echo_reply(api, web)).verdict is Verdict.ESTABLISHED
+    assert node.ingress(p.echo_reply(web, api, id=11)).verdict is Verdict.NO_RULE
+    # Judged anew it is still the request that counts, whoever sends the next packet.
+    node.configure(node_config(ping, rule("more", "web", "api", "allow", proto="udp")))
+    assert node.egress(p.echo_reply(api, web)).verdict is Verdict.ESTABLISHED
+    node.configure(
+        node_config(
+            rule(
+                "unreachable",
+                "web",
+                "api",
+                "allow",
+                proto="icmp",
+                icmp_types=("destination-unreachable",),
+            )
+        )
+    )
+    assert node.egress(p.echo_reply(api, web)).verdict is Verdict.NO_RULE
+    assert node.ingress(p.echo_request(web, api, id=12)).verdict is Verdict.NO_RULE
+
+
 def test_other_protocols_are_judged_by_number(node: Node) -> None:
     node.configure(node_config(rule("gre", "web", "api", "allow", proto=47)))
     assert node.ingress(p.other(p.WEB, p.API, 47)).verdict is Verdict.ALLOWED

@@ -281,6 +281,7 @@ class Truth:
             destination=destination,
             protocol=talk.protocol,
             port=talk.destination[1] if has_port else None,
+            icmp_type=talk.icmp_type,
         )
         return decide(self._policy, flow)
 

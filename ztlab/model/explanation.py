@@ -13,6 +13,7 @@ from typing import Literal
 
 from ztlab.model.codec import field
 from ztlab.model.flow import ICMP, ICMPV6, PROTOCOL_NUMBERS, TCP, UDP, Flow
+from ztlab.model.icmp import LAST_TYPE
 from ztlab.model.identity import ANY
 from ztlab.model.policy import Policy, Rule, decide
 
@@ -37,23 +38,33 @@ class Match:
     destination_by: Literal["name", "group", "any"] = field(key="to_by")
     proto: str | int
     ports: tuple[int | str, ...]
+    icmp_types: tuple[int | str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
     """Protocols and ports about which policy says one thing.
 
-    proto    tcp, udp, icmp, ipv6-icmp, a number, or "other": every one not named beside it
-    ports    "443", "0-65535"; None where the protocol has none
-    verdict  a word of ztlab.model.verdict: allowed, no_rule, deny_rule, unknown_source, ...
-    rule     the one that decided; None: the default, or nobody knows an end
+    proto       tcp, udp, icmp, ipv6-icmp, a number, or "other": every one not named beside it
+    ports       "443", "0-65535"; None where the protocol has none
+    icmp_types  "8", "0-255"; None where the protocol is another
+    verdict     a word of ztlab.model.verdict: allowed, no_rule, deny_rule, unknown_source, ...
+    rule        the one that decided; None: the default, or nobody knows an end
     """
 
     proto: str
     ports: str | None
+    icmp_types: str | None
     verdict: str
     is_allowed: bool
     rule: str | None
+
+    @property
+    def service(self) -> str:
+        """For people: "tcp 443", "icmp"."""
+        some = self.ports if self.ports is not None else self.icmp_types
+        every = f"0-{_LAST_PORT}", f"0-{LAST_TYPE}", None
+        return self.proto if some in every else f"{self.proto} {some}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,14 +225,16 @@ def _slices(
     policy: Policy, source: str, destination: str, proto: str | int, port: int | None
 ) -> Iterator[Slice]:
     for number, name in _protocols(policy, proto).items():
-        has_ports = number in (TCP, UDP)
+        has_ports, has_types = number in (TCP, UDP), number in (ICMP, ICMPV6)
+        end = _LAST_PORT if has_ports else LAST_TYPE if has_types else 0
         held: tuple[int, int, Slice] | None = None
-        for first, last in _ranges(policy, number, port) if has_ports else [(0, 0)]:
+        for first, last in _ranges(policy, number, port if has_ports else None, end):
             flow = Flow(
                 source=source,
                 destination=destination,
                 protocol=number,
                 port=first if has_ports else None,
+                icmp_type=first if has_types else None,
             )
             decision = decide(policy, flow)
             begin = first
@@ -231,10 +244,11 @@ def _slices(
                     begin = held[0]
                 else:
                     yield held[2]
-            ports = str(begin) if begin == last else f"{begin}-{last}"
+            some = str(begin) if begin == last else f"{begin}-{last}"
             found = Slice(
                 proto=name,
-                ports=ports if has_ports else None,
+                ports=some if has_ports else None,
+                icmp_types=some if has_types else None,
                 verdict=decision.verdict.word,
                 is_allowed=decision.is_allowed,
                 rule=decision.rule,
@@ -262,17 +276,17 @@ def _protocols(policy: Policy, proto: str | int) -> dict[int, str]:
     return names
 
 
-def _ranges(policy: Policy, protocol: int, port: int | None) -> list[tuple[int, int]]:
-    """The stretches of ports that no rule of POLICY divides."""
+def _ranges(policy: Policy, protocol: int, port: int | None, end: int) -> list[tuple[int, int]]:
+    """The stretches, of ports or ICMP types from 0 to END, that no rule of POLICY divides."""
     if port is not None:
         return [(port, port)]
     begins = {0}
     for rule in policy.rules:
         if (spoken := rule.protocols()) is None or protocol in spoken:
-            for first, last in rule.port_ranges():
+            for first, last in rule.service_ranges(protocol) or ():
                 begins |= {first, last + 1}
-    marks = sorted(begins - {_LAST_PORT + 1})
-    return list(zip(marks, [*(mark - 1 for mark in marks[1:]), _LAST_PORT], strict=True))
+    marks = sorted(mark for mark in begins if mark <= end)
+    return list(zip(marks, [*(mark - 1 for mark in marks[1:]), end], strict=True))
 
 
 def _can_match(rule: Rule, asked: Mapping[int, str], port: int | None) -> bool:
@@ -293,6 +307,7 @@ def _match(rule: Rule, source: str, destination: str) -> Match:
         destination_by=_how(rule.destination, destination),
         proto=rule.proto,
         ports=rule.ports,
+        icmp_types=rule.icmp_types,
     )
 
 

@@ -23,12 +23,14 @@ class Flow:
     destination  likewise
     protocol     IP protocol number, 0..255 (ICMP is 1 or 58)
     port         destination port, 0..65535, for TCP and UDP; else None
+    icmp_type    0..255, for ICMP and ICMPv6; else None
     """
 
     source: str
     destination: str
     protocol: int
     port: int | None = None
+    icmp_type: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ztlab.model import codec
+from ztlab.model import codec, icmp
 from ztlab.model.codec import did_you_mean, field, restricted
 from ztlab.model.element import Element, listed, outline
 from ztlab.model.flow import ICMP, ICMPV6, PROTOCOL_NUMBERS, TCP, UDP, Flow
@@ -55,9 +55,21 @@ def _check_ports(ports: tuple[int | str, ...]) -> None:
         parse_ports(port)
 
 
+@restricted(items=icmp.SCHEMA)
+def _check_icmp_types(kinds: tuple[int | str, ...]) -> None:
+    for kind in kinds:
+        icmp.check_icmp_type(kind)
+
+
 @restricted(minimum=0, maximum=65535)
 def _check_port(port: int) -> None:
     parse_ports(port)
+
+
+@restricted(anyOf=[*icmp.SCHEMA["anyOf"], {"type": "null"}])
+def _check_icmp_type(kind: int | str | None) -> None:
+    if kind is not None:
+        icmp.check_icmp_type(kind)
 
 
 @restricted(pattern=RATE_PATTERN)
@@ -95,6 +107,7 @@ class Rule(Element):
     source, destination  an identity, a group, a resource, `world`, or `*`
     proto                tcp, udp, icmp (both families), any, or an IP protocol number
     ports                destination ports and ranges; empty means every port; only with tcp, udp
+    icmp_types           names, or with proto 1 or 58 also numbers; empty means every type
     """
 
     id: str = field(check=check_name)
@@ -103,10 +116,13 @@ class Rule(Element):
     action: Action
     proto: str | int = field(default="any", check=check_protocol)
     ports: tuple[int | str, ...] = field(default=(), check=_check_ports)
+    icmp_types: tuple[int | str, ...] = field(default=(), check=_check_icmp_types)
 
     def __post_init__(self) -> None:
         if self.ports and self.proto not in ("tcp", "udp", TCP, UDP):
             raise ValueError(f"rule {self.id}: ports need proto tcp or udp, not {self.proto}")
+        if wrong := icmp.complaint(self.proto, self.icmp_types):
+            raise ValueError(f"rule {self.id}: {wrong}")
 
     def protocols(self) -> frozenset[int] | None:
         """The IP protocol numbers it speaks of; None means every one."""
@@ -122,6 +138,17 @@ class Rule(Element):
         """(first, last) pairs; empty means every port."""
         return tuple(parse_ports(port) for port in self.ports)
 
+    def service_ranges(self, protocol: int) -> tuple[tuple[int, int], ...] | None:
+        """(first, last) pairs of destination ports, or of ICMP types, that it names of PROTOCOL.
+
+        None: it does not tell them apart. Empty: of this protocol there are none.
+        """
+        if self.icmp_types:
+            meant = frozenset({protocol})
+            types = {n for kind in self.icmp_types for _, n in icmp.types_of(kind, meant)}
+            return tuple((n, n) for n in sorted(types))
+        return self.port_ranges() or None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyTest:
@@ -131,7 +158,13 @@ class PolicyTest:
     destination: str = field(key="to")
     proto: str | int = field(default="any", check=check_protocol)
     port: int | None = field(default=None, check=_check_port)
+    icmp_type: int | str | None = field(default=None, check=_check_icmp_type)
     expect: Action
+
+    def __post_init__(self) -> None:
+        kinds = () if self.icmp_type is None else (self.icmp_type,)
+        if wrong := icmp.complaint(self.proto, kinds):
+            raise ValueError(wrong)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,8 +270,9 @@ def _matches(policy: Policy, rule: Rule, flow: Flow) -> bool:
     protocols = rule.protocols()
     if protocols is not None and flow.protocol not in protocols:
         return False
-    ranges = rule.port_ranges()
-    if ranges and not any(first <= (flow.port or 0) <= last for first, last in ranges):
+    ranges = rule.service_ranges(flow.protocol)
+    asked = flow.port or flow.icmp_type or 0
+    if ranges is not None and not any(first <= asked <= last for first, last in ranges):
         return False
     return is_named(policy, rule.source, flow.source) and is_named(
         policy, rule.destination, flow.destination
@@ -288,7 +322,8 @@ def broken_test(policy: Policy, test: PolicyTest) -> str | None:
         decision = decide(policy, flow)
         if decision.is_allowed != (test.expect == "allow"):
             by = f"rule {decision.rule}" if decision.rule else f"default {policy.default}"
-            port = "" if test.port is None else f"/{test.port}"
+            service = test.port if test.port is not None else test.icmp_type
+            port = "" if service is None else f"/{service}"
             return (
                 f"want {test.source} -> {test.destination} {test.proto}{port} "
                 f"{test.expect}, got {decision.verdict.word} by {by}"
@@ -297,19 +332,27 @@ def broken_test(policy: Policy, test: PolicyTest) -> str | None:
 
 
 def tested_flows(test: PolicyTest) -> list[Flow]:
-    """The flows TEST speaks of: icmp is both families, any is every kind there is."""
+    """The flows TEST speaks of: icmp is both families, any is every kind there is.
+
+    Where it names no ICMP type, one that no rule names.
+    """
     if test.proto == "any":
         numbers = [TCP, UDP, ICMP, ICMPV6, _OTHER_PROTOCOL]
     elif test.proto == "icmp":
         numbers = [ICMP, ICMPV6]
     else:
         numbers = [PROTOCOL_NUMBERS[test.proto] if isinstance(test.proto, str) else test.proto]
+    types = {n: t for n, t in icmp.OTHER_TYPE.items() if n in numbers}
+    if test.icmp_type is not None:
+        types = dict(icmp.types_of(test.icmp_type, frozenset(types)))
+        numbers = [*types]
     return [
         Flow(
             source=test.source,
             destination=test.destination,
             protocol=number,
             port=test.port if number in (TCP, UDP) else None,
+            icmp_type=types.get(number),
         )
         for number in numbers
     ]

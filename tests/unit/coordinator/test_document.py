@@ -53,6 +53,7 @@ def test_what_is_written_is_read_back_and_written_alike() -> None:
         "action": "allow",
         "proto": "icmp",
         "ports": [],
+        "icmp_types": [],
     }
     assert normal(from_yaml(to_yaml(read))) == read
     assert to_yaml(normal(from_yaml(to_yaml(read)))) == to_yaml(read)

@@ -20,6 +20,7 @@ actions = st.sampled_from(ACTIONS)
 selectors = st.sampled_from((*IDENTITIES, *GROUPS, WORLD, ANY))
 protocols = st.sampled_from(PROTOCOLS)
 ports = st.sampled_from(RULE_PORTS)
+types = st.sampled_from(("echo-request", "echo-reply", "packet-too-big"))
 
 
 @st.composite
@@ -33,6 +34,7 @@ def rules(draw: st.DrawFn, number: int) -> Rule:
         action=draw(actions),
         proto=proto,
         ports=tuple(draw(st.lists(ports, max_size=2))) if may_have_ports else (),
+        icmp_types=tuple(draw(st.lists(types, max_size=2))) if proto == "icmp" else (),
     )
 
 
@@ -76,4 +78,5 @@ def flows(draw: st.DrawFn) -> Flow:
         destination=draw(st.sampled_from((*IDENTITIES, WORLD, UNKNOWN))),
         protocol=protocol,
         port=draw(st.sampled_from(PORTS)) if protocol in (TCP, UDP) else None,
+        icmp_type=draw(st.sampled_from((0, 2, 8, 128, 3))) if protocol in (ICMP, ICMPV6) else None,
     )

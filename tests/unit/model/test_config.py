@@ -64,6 +64,7 @@ def document() -> dict[str, Any]:
                     "action": "allow",
                     "proto": "tcp",
                     "ports": [5432, "9000-9010"],
+                    "icmp_types": [],
                 }
             ],
             "groups": {"all": ["web"]},

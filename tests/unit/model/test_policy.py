@@ -18,7 +18,9 @@ from ztlab.model.policy import (
     Action,
     Decision,
     Policy,
+    PolicyTest,
     Rule,
+    broken_tests,
     dangling_names,
     decide,
     parse_ports,
@@ -36,9 +38,16 @@ def rule(
     id: str = "r",
     proto: str | int = "any",
     ports: tuple[int | str, ...] = (),
+    icmp_types: tuple[int | str, ...] = (),
 ) -> Rule:
     return Rule(
-        id=id, source=source, destination=destination, action=action, proto=proto, ports=ports
+        id=id,
+        source=source,
+        destination=destination,
+        action=action,
+        proto=proto,
+        ports=ports,
+        icmp_types=icmp_types,
     )
 
 
@@ -215,6 +224,60 @@ def test_what_is_no_port_is_refused(text: int | str) -> None:
 def test_ports_are_for_tcp_and_udp_only(proto: str | int) -> None:
     with pytest.raises(ValueError, match="tcp or udp"):
         rule("allow", proto=proto, ports=(80,))
+
+
+@pytest.mark.parametrize(
+    ("proto", "kind", "matching"),
+    [
+        ("icmp", "echo-request", {(ICMP, 8), (ICMPV6, 128)}),
+        ("icmp", "packet-too-big", {(ICMPV6, 2)}),
+        (ICMP, "time-exceeded", {(ICMP, 11)}),
+        (ICMPV6, 3, {(ICMPV6, 3)}),
+    ],
+)
+def test_an_icmp_type_is_that_type_in_each_family_that_has_it(
+    proto: str | int, kind: str | int, matching: set[tuple[int, int]]
+) -> None:
+    named = rule("allow", proto=proto, icmp_types=(kind,))
+    found = {
+        (protocol, icmp_type)
+        for protocol in (ICMP, ICMPV6)
+        for icmp_type in range(256)
+        if not verdict_of(
+            Flow(source="web", destination="api", protocol=protocol, icmp_type=icmp_type), named
+        ).is_drop
+    }
+    assert found == matching
+    assert verdict_of(WEB_TO_API, named) is Verdict.NO_RULE
+
+
+@pytest.mark.parametrize(
+    ("proto", "kind", "complaint"),
+    [
+        ("tcp", "echo-request", "need proto icmp, 1 or 58, not tcp"),
+        ("any", 8, "need proto icmp, 1 or 58, not any"),
+        ("icmp", 8, "not the same in IPv4 and IPv6"),
+        (ICMP, "packet-too-big", "no ICMP type of protocol 1 is called packet-too-big"),
+        (ICMP, 256, "want an ICMP type from 0 to 255, got 256"),
+        ("icmp", "echo-requst", "did you mean"),
+    ],
+)
+def test_what_is_no_icmp_type_is_refused(proto: str | int, kind: str | int, complaint: str) -> None:
+    data = {"id": "r", "from": "web", "to": "api", "proto": proto, "action": "allow"}
+    with pytest.raises(SchemaError, match=complaint):
+        decode(Rule, data | {"icmp_types": [kind]})
+
+
+def test_a_policy_test_asks_about_one_icmp_type_or_about_one_that_no_rule_names() -> None:
+    only_ping = Policy(rules=(rule("allow", proto="icmp", icmp_types=("echo-request",)),))
+    asked = {"from": "web", "to": "api", "proto": "icmp", "expect": "allow"}
+    assert not list(
+        broken_tests(only_ping, (decode(PolicyTest, asked | {"icmp_type": "echo-request"}),))
+    )
+    (line,) = broken_tests(only_ping, (decode(PolicyTest, asked | {"icmp_type": "redirect"}),))
+    assert line == "tests[0]: want web -> api icmp/redirect allow, got no_rule by default deny"
+    (line,) = broken_tests(only_ping, (decode(PolicyTest, asked),))
+    assert "icmp allow, got no_rule" in line
 
 
 def test_two_rules_of_one_id_are_refused() -> None:

@@ -24,6 +24,9 @@ GROUPS = {"staff": ("web", "api"), "outside": ("world", "guest", "lan"), "nobody
 PORTS = st.integers(0, 65535)
 
 
+ICMPS = ("icmp", 1, 58)
+
+
 def port_texts() -> st.SearchStrategy[int | str]:
     pairs = st.tuples(PORTS, PORTS).map(lambda ends: f"{min(ends)}-{max(ends)}")
     return st.one_of(PORTS, st.sampled_from([8080, 8081, "8000-8999", "0-65535"]), pairs)
@@ -37,10 +40,14 @@ def rules(draw: st.DrawFn) -> tuple[Rule, ...]:
         proto = draw(st.sampled_from(("any", "tcp", "udp", "icmp", 6, 17, 1, 58, 47, 0)))
         has_ports = proto in ("tcp", "udp", 6, 17)
         ports = draw(st.lists(port_texts(), max_size=3)) if has_ports else []
+        kinds = st.sampled_from(("echo-request", "packet-too-big") if proto == "icmp" else (8, 128))
+        service = {
+            "proto": proto,
+            "ports": tuple(ports),
+            "icmp_types": tuple(draw(st.lists(kinds, max_size=2)) if proto in ICMPS else []),
+        }
         action = draw(st.sampled_from(("allow", "deny")))
-        made.append(
-            rule(f"r{i}", draw(selectors), draw(selectors), action, proto=proto, ports=tuple(ports))
-        )
+        made.append(rule(f"r{i}", draw(selectors), draw(selectors), action, **service))
     return tuple(made)
 
 
@@ -50,11 +57,12 @@ FLOWS = st.builds(
         destination=destination,
         protocol=protocol,
         port=port if protocol in (6, 17) else None,
+        icmp_type=port % 256 if protocol in (1, 58) else None,
     ),
     st.sampled_from(NAMES),
     st.sampled_from(NAMES),
     st.sampled_from((0, 1, 6, 17, 47, 58)),
-    st.one_of(PORTS, st.sampled_from([0, 7999, 8000, 8080, 8999, 9000, 65535])),
+    st.one_of(PORTS, st.sampled_from([2, 8, 128, 0, 7999, 8000, 8080, 8999, 9000, 65535])),
 )
 
 
@@ -67,9 +75,8 @@ def test_compiled_entries_say_what_decide_says(
     tags = {name: tag for tag, name in state.tag_names.items()}
     assert config.policy is not None
     for flow in flows:
-        said = evaluate(
-            state, tags[flow.source], tags[flow.destination], flow.protocol, flow.port or 0
-        )
+        asked = flow.port or flow.icmp_type or 0
+        said = evaluate(state, tags[flow.source], tags[flow.destination], flow.protocol, asked)
         assert said == decide(config.policy, flow)
 
 

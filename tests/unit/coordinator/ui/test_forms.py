@@ -44,6 +44,7 @@ def test_what_is_typed_becomes_the_apis_json() -> None:
         "to": "*",
         "proto": "tcp",
         "ports": [80, "9000-9010", "x"],
+        "icmp_types": [],
         "action": "deny",
     }
     assert "proto" not in forms.typed(RULES.fields, {})
