@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
+from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import (
@@ -32,7 +33,9 @@ from ztlab.model.verdict import Hook, Verdict
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.37.0"
 SCOPE = "agent.otlp"
-BATCH_EVENTS = 2000  # of one request: 2 MB before compression; collectors take 4 to 20
+BATCH_EVENTS = (
+    1000  # of one request: under a megabyte before compression; collectors take 4 or more
+)
 
 _TRANSPORTS = {6: "tcp", 17: "udp"}  # what the conventions have a word for
 _TYPES = {4: "ipv4", 6: "ipv6"}
@@ -42,28 +45,41 @@ _DIGITS = 5  # of a sequence number in a unique id
 Value = str | int
 
 
-def request(chunk: Chunk, *, batch_id: str, resource: Mapping[str, str], observed_ns: int) -> bytes:
-    """The body that tells a collector of CHUNK.
+def request(
+    chunk: Chunk, *, batch_id: str, resource: Mapping[str, str], observed_ns: int
+) -> tuple[bytes, bytearray]:
+    """The body that tells a collector of CHUNK, in two parts: a copy less of what is large.
 
     batch_id     same for each try: with the number of the event in it, it makes an event's id
     resource     attributes of who sends
     observed_ns  Unix time of now, in nanoseconds
     """
     scope = ScopeLogs(scope=InstrumentationScope(name=SCOPE), schema_url=SCHEMA_URL)
-    records = _delimited(ScopeLogs, "log_records", _records(chunk, batch_id, observed_ns))
     sender = ResourceLogs(
         resource=Resource(attributes=[_pair(name, value) for name, value in resource.items()]),
         schema_url=SCHEMA_URL,
     )
-    logs = b"".join((scope.SerializeToString(), *records))
-    whole = b"".join((sender.SerializeToString(), *_delimited(ResourceLogs, "scope_logs", [logs])))
-    return b"".join(_delimited(ExportLogsServiceRequest, "resource_logs", [whole]))
+    records = bytearray()
+    key = _key(ScopeLogs, "log_records", _LENGTH_DELIMITED)
+    for record in _records(chunk, batch_id, observed_ns):
+        records += key + _varint(len(record))
+        records += record
+    before = b""
+    for message, name, begin in (
+        (ResourceLogs, "scope_logs", scope),
+        (ExportLogsServiceRequest, "resource_logs", sender),
+    ):
+        before = begin.SerializeToString() + before
+        length = _varint(len(before) + len(records))
+        before = _key(message, name, _LENGTH_DELIMITED) + length + before
+    return before, records
 
 
 def _records(chunk: Chunk, batch_id: str, observed_ns: int) -> Iterator[bytes]:
     naming = chunk.naming
     rows = logbatch.rows(chunk.records)
-    begin, middle = _key(LogRecord, "time_unix_nano"), _key(LogRecord, "observed_time_unix_nano")
+    begin = _key(LogRecord, "time_unix_nano", _FIXED64)
+    middle = _key(LogRecord, "observed_time_unix_nano", _FIXED64)
     times = struct.Struct(f"<{len(begin)}sQ{len(middle)}sQ")
     last_digits = _attribute("log.record.uid", f"{batch_id}-{0:0{_DIGITS}}")[:-_DIGITS]
     batch = _attribute("zt.batch.id", batch_id)
@@ -119,7 +135,7 @@ def _event_name(kind: int, verdict: Verdict) -> str:
     }[logbatch.KINDS[kind]]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _context(kind: int, number: int, hook: int, family: int, protocol: int) -> bytes:
     """What there are few kinds of: name, severity, text, and the attributes that go with them."""
     verdict = Verdict(number)
@@ -144,7 +160,7 @@ def _context(kind: int, number: int, hook: int, family: int, protocol: int) -> b
     return bytes(record.SerializeToString())
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _end(end: str, address: str, port: int | None) -> bytes:
     found: dict[str, Value] = {f"{end}.address": address}
     if port is not None:
@@ -152,22 +168,22 @@ def _end(end: str, address: str, port: int | None) -> bytes:
     return _part(found)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _who(end: str, identity: str, tag: int) -> bytes:
     return _part({f"zt.{end}.identity": identity, f"zt.{end}.tag": tag})
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _amount(packets: int, octets: int) -> bytes:
     return _part({"zt.packets": packets, "zt.bytes": octets})
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _peer(node_id: str, client_id: str) -> bytes:
     return _part({"zt.peer.node.id": node_id, "zt.peer.client.id": client_id})
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _text(name: str, value: str) -> bytes:
     return _attribute(name, value)
 
@@ -196,22 +212,9 @@ def _signed(value: int) -> int:
     return min(value, 2**63 - 1)  # OTLP has no larger integers
 
 
-def _key(message: type[LogRecord], name: str) -> bytes:
-    """What stands before the value of the field NAME of eight bytes."""
-    return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | _FIXED64)
-
-
-def _delimited(
-    message: type[ScopeLogs] | type[ResourceLogs] | type[ExportLogsServiceRequest],
-    name: str,
-    contents: Iterator[bytes] | list[bytes],
-) -> list[bytes]:
-    """CONTENTS, each as one more value of the repeated field NAME."""
-    key = _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH_DELIMITED)
-    found: list[bytes] = []
-    for content in contents:
-        found += (key, _varint(len(content)), content)
-    return found
+def _key(message: type[Message], name: str, wire_type: int) -> bytes:
+    """What stands before a value of the field NAME."""
+    return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | wire_type)
 
 
 def _varint(number: int) -> bytes:
