@@ -11,7 +11,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,15 +203,20 @@ def _put_aside(database: Path) -> Path | None:
     """Keep the store that is there, under a name with the time; it stays in its place until the
     other takes it, or a start in between would found a new network.
 
-    It is not opened: it may be damaged, and SQLite would take away the log of what it cannot read.
+    Its log belongs to it, and would be read into the new one. What is in the log comes into the
+    store before the log goes: if nothing takes its place after all, it is whole. What is damaged
+    SQLite cannot read, and takes away the log of: that is why both are kept before it is asked.
     """
     if not database.exists():
         return None
     aside = database.with_name(f"{database.name}.before-{clock.now():%Y%m%dT%H%M%S.%fZ}")
     os.link(database, aside)
     log = database.with_name(database.name + "-wal")
-    if log.exists():  # it belongs to the old store, and would be read into the new one
-        os.replace(log, aside.with_name(aside.name + "-wal"))
+    if log.exists():
+        _write(log, aside.with_name(aside.name + "-wal"))
+        with suppress(sqlite3.Error), closing(sqlite3.connect(database)) as old:
+            old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        log.unlink(missing_ok=True)
     database.with_name(database.name + "-shm").unlink(missing_ok=True)
     return aside
 

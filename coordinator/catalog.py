@@ -149,10 +149,10 @@ def put_group(session: Session, body: GroupBody) -> GroupRow:
     return row
 
 
-def delete_group(session: Session, name: str) -> None:
-    """Conflict while a rule names it."""
+def delete_group(session: Session, name: str, now: datetime) -> None:
+    """Conflict, saying what refers to it, while a rule or a setup key does."""
     row = group(session, name)
-    _refuse_if_used(f"group {name}", references.in_policy(session, name))
+    _refuse_if_used(f"group {name}", references.to_group(session, name, now))
     session.delete(row)
 
 
@@ -196,11 +196,12 @@ def put_part(session: Session, body: DefaultBody | TestsBody | QuotasBody) -> No
 
 
 def put_document(session: Session, body: DocumentBody, now: datetime) -> None:
-    """Replace everything. Identities that nodes have stay, named in the document or not."""
+    """Replace everything. Identities that nodes have, or that setup keys give, stay, named in the
+    document or not. Conflict where a setup key joins a group that is not in it."""
     wanted = [IdentityBody(name=i) if isinstance(i, str) else i for i in body.identities]
     _check_document_names(body, wanted)
     held = set(session.scalars(select(NodeRow.identity).where(NodeRow.revoked_at.is_(None))))
-    keep = held | {identity.name for identity in wanted}
+    keep = held | references.given_identities(session, now) | {one.name for one in wanted}
     for row in session.scalars(select(IdentityRow)).all():
         if row.name not in keep:
             session.delete(row)
@@ -208,6 +209,8 @@ def put_document(session: Session, body: DocumentBody, now: datetime) -> None:
     groups = session.scalars(select(GroupRow)).all()
     for gone in groups:
         if gone.name not in body.groups:
+            used = references.keys_of_group(session, gone.name, now)
+            _refuse_if_used(f"group {gone.name}", used)
             session.delete(gone)
     listed = {resource.name for resource in body.resources}
     for old in session.scalars(select(ResourceRow)).all():

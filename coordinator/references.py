@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from coordinator.store.models import GroupRow, NetworkRow, NodeRow, RuleRow, SetupKeyRow
@@ -13,15 +13,42 @@ from coordinator.store.models import GroupRow, NetworkRow, NodeRow, RuleRow, Set
 def to_identity(session: Session, name: str, now: datetime) -> list[str]:
     """Every place that names the identity NAME, as "path: what it does"."""
     held = select(NodeRow.name).where(NodeRow.identity == name, NodeRow.revoked_at.is_(None))
-    given = select(SetupKeyRow.id).where(
-        SetupKeyRow.identity == name, SetupKeyRow.uses_left > 0, SetupKeyRow.expires_at > now
-    )
+    given = _usable_keys(now).where(SetupKeyRow.identity == name)
     return [
         *(f"nodes.{node}.identity: is {name!r}" for node in session.scalars(held)),
         *(f"setup-keys.{key}.identity: gives {name!r}" for key in session.scalars(given)),
         *in_groups(session, name),
         *in_policy(session, name),
     ]
+
+
+def to_group(session: Session, name: str, now: datetime) -> list[str]:
+    """Every place that names the group NAME, likewise."""
+    return [*keys_of_group(session, name, now), *in_policy(session, name)]
+
+
+def keys_of_group(session: Session, name: str, now: datetime) -> list[str]:
+    """Every setup key that a node can still join the group NAME with."""
+    given = _usable_keys(now).where(SetupKeyRow.group == name)
+    return [f"setup-keys.{key}.group: joins {name!r}" for key in session.scalars(given)]
+
+
+def given_identities(session: Session, now: datetime) -> frozenset[str]:
+    """The identities that a node can still be given by a setup key."""
+    given = select(SetupKeyRow.identity).where(*_is_usable(now))
+    return frozenset(name for name in session.scalars(given) if name)
+
+
+def _usable_keys(now: datetime) -> Select[str]:
+    return select(SetupKeyRow.id).where(*_is_usable(now)).order_by(SetupKeyRow.id)
+
+
+def _is_usable(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    return (
+        SetupKeyRow.uses_left > 0,
+        SetupKeyRow.expires_at > now,
+        SetupKeyRow.revoked_at.is_(None),
+    )
 
 
 def in_groups(session: Session, name: str) -> list[str]:
@@ -58,7 +85,5 @@ def _in_rules(session: Session, name: str) -> list[str]:
 def gateways(session: Session, now: datetime) -> frozenset[str]:
     """Names that a resource may lie behind: gateways, and those that setup keys wait for."""
     nodes = select(NodeRow.name).where(NodeRow.role == "gateway", NodeRow.revoked_at.is_(None))
-    keys = select(SetupKeyRow.name).where(
-        SetupKeyRow.role == "gateway", SetupKeyRow.uses_left > 0, SetupKeyRow.expires_at > now
-    )
+    keys = select(SetupKeyRow.name).where(SetupKeyRow.role == "gateway", *_is_usable(now))
     return frozenset(session.scalars(nodes)) | {name for name in session.scalars(keys) if name}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator import catalog
+from coordinator import catalog, clock
 from coordinator.api.collection import Collection
 from coordinator.api.route import Answer, Route
 from coordinator.catalog import GroupBody
@@ -22,6 +22,10 @@ def _put(session: Session, body: GroupBody, _: str | None) -> str:
     return catalog.put_group(session, body).name
 
 
+def _delete(session: Session, name: str) -> None:
+    catalog.delete_group(session, name, clock.now())
+
+
 COLLECTION = Collection(
     path="/groups",
     noun="group",
@@ -36,6 +40,6 @@ COLLECTION = Collection(
     read=_read,
     body=GroupBody,
     put=_put,
-    delete=catalog.delete_group,
+    delete=_delete,
 )
 ROUTES: tuple[Route, ...] = COLLECTION.routes()

@@ -164,6 +164,36 @@ def test_a_log_of_the_old_store_is_not_read_into_the_new_one(
     assert done.aside.with_name(done.aside.name + "-wal").read_bytes() == b"left behind"
 
 
+def test_a_restore_that_ends_half_way_leaves_the_old_store_whole(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was committed last is only in the log beside the store, as after a kill -9."""
+    source = good(settings, tmp_path / "backup")
+    store = settings.database_file
+    assert store is not None
+    files = [store, store.with_name(store.name + "-wal")]
+    with closing(sqlite3.connect(store)) as live:
+        live.execute("CREATE TABLE last (word TEXT)")
+        live.execute("INSERT INTO last VALUES ('kept')")
+        live.commit()
+        kept = [file.read_bytes() for file in files]
+    for file, content in zip(files, kept, strict=True):
+        file.write_bytes(content)
+
+    def ended(_from: Path, _to: Path) -> None:
+        raise OSError("it ends here")
+
+    with monkeypatch.context() as patch, pytest.raises(ZtError, match="it ends here"):
+        patch.setattr(os, "replace", ended)
+        backup.restore(settings, source)
+    with closing(sqlite3.connect(f"{store.as_uri()}?immutable=1", uri=True)) as old:
+        assert old.execute("SELECT word FROM last").fetchall() == [("kept",)]
+    aside = backup.restore(settings, source).aside
+    assert aside is not None
+    with closing(sqlite3.connect(aside)) as old:
+        assert old.execute("SELECT word FROM last").fetchall() == [("kept",)]
+
+
 def test_postgresql_is_left_to_its_own_tools(tmp_path: Path) -> None:
     shared = networks.settings(tmp_path, database="postgresql+psycopg://zt@h/n")
     with pytest.raises(ZtError) as caught:

@@ -16,7 +16,13 @@ from sqlalchemy import select
 from coordinator import access, clock, enrolment, network, nodes
 from coordinator.access import SetupKeyBody
 from coordinator.api.context import Service
-from coordinator.catalog import GroupBody, delete_group, put_group
+from coordinator.catalog import (
+    DocumentBody,
+    GroupBody,
+    delete_group,
+    put_document,
+    put_group,
+)
 from coordinator.enrolment import ChallengeRequest, EnrolRequest, NewToken
 from coordinator.errors import Conflict, Unauthenticated
 from coordinator.secrets import digest
@@ -109,13 +115,18 @@ def test_a_setup_key_is_for_a_group_that_is_there_and_for_no_identity_besides(
         make_key(service, group="web", identity="web")
 
 
-def test_a_group_that_is_gone_lets_nobody_in(service: Service) -> None:
+def test_a_group_stays_while_a_setup_key_lets_nodes_into_it(service: Service) -> None:
     body = GroupBody(name="web", members=())
     network.change(service.store, service.hub, lambda session: put_group(session, body) and None)
     key = make_key(service, group="web")
-    network.change(service.store, service.hub, lambda session: delete_group(session, "web"))
-    with pytest.raises(Conflict, match="not there any more"):
-        enrol(service, key, "alice")
+    with pytest.raises(Conflict) as caught:
+        network.change(service.store, service.hub, lambda s: delete_group(s, "web", NOW))
+    assert "joins 'web'" in str(caught.value.problems)
+    with pytest.raises(Conflict), service.store.writing() as session:
+        put_document(session, DocumentBody(), NOW)
+    assert enrol(service, key, "alice")
+    # A key that was used up keeps nothing.
+    network.change(service.store, service.hub, lambda s: delete_group(s, "web", NOW))
 
 
 def test_every_refusal_of_a_setup_key_is_told_apart_here_and_not_by_its_text(

@@ -157,7 +157,7 @@ WORKS = st.one_of(
         st.just("g") | NAMES,
         st.lists(NAMES, max_size=3),
     ),
-    works(lambda s: catalog.delete_group(s, "g")),
+    works(lambda s: catalog.delete_group(s, "g", NOW)),
     works(put_resource, st.sampled_from(["r", "s", "a"]), NETS, NODES),
     works(lambda s, n: catalog.delete_resource(s, n, NOW), st.sampled_from(["r", "s"])),
     works(catalog.put_policy, POLICIES),

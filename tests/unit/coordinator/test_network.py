@@ -159,7 +159,7 @@ def test_the_same_digest_at_a_newer_revision_is_to_be_acknowledged_again(service
     ack(service, node_id)
     group = GroupBody(name="g", members=("i1",))
     network.change(service.store, service.hub, lambda s: catalog.put_group(s, group) and None)
-    network.change(service.store, service.hub, lambda s: catalog.delete_group(s, "g"))
+    network.change(service.store, service.hub, lambda s: catalog.delete_group(s, "g", NOW))
     after = wanted(service, node_id)
     assert after.digest == before.digest and after.revision.number == before.revision.number + 2
     assert not converged(service)  # it may have applied what came in between
