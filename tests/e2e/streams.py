@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.nodes import Node, wait_for
+from ztlab.lab.pace import scaled
 
 _INTERVAL = re.compile(r"^\[ *\d+\] +([\d.]+)-([\d.]+) +sec +([\d.]+) [KMG]?Bytes", re.MULTILINE)
 
@@ -40,7 +41,8 @@ def stream(
     """A stream of RATE bit/s from CLIENT to ADDRESS of SERVER while the block runs."""
     log = server.directory / f"iperf3-{port}.log"
     listen = ["iperf3", "-s", "-1", "-p", str(port), "-i", "1", "--forceflush"]
-    send = ["iperf3", "-c", address, "-p", str(port), "-t", str(seconds), "-b", rate, "-l", "4K"]
+    lasting = str(int(scaled(seconds)))
+    send = ["iperf3", "-c", address, "-p", str(port), "-t", lasting, "-b", rate, "-l", "4K"]
     with log.open("wb") as file:
         listener = subprocess.Popen(server.command(*listen, "--logfile", str(log)), stdout=file)
     with listener:

@@ -44,6 +44,7 @@ def test_the_document_is_what_the_management_api_takes() -> None:
         "action": "allow",
         "proto": "tcp",
         "ports": [8080],
+        "icmp_types": [],
     }
 
 
