@@ -31,7 +31,7 @@ summary=()
 # What lies above the tunnel. Every other end-to-end test goes with those that judge packets, so that
 # none is left out for being new; in two guests, since it is a lot.
 above=()
-for name in dashboard flow_records loaders local_switches log_account log_account_kill quotas revocation scenarios_judge secrets; do
+for name in dashboard flow_records loaders local_switches log_account log_account_kill otlp quotas revocation scenarios_judge secrets; do
     above+=("tests/e2e/test_$name.py")
 done
 others=() more=()

@@ -33,9 +33,7 @@ from ztlab.model.verdict import Hook, Verdict
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.37.0"
 SCOPE = "agent.otlp"
-BATCH_EVENTS = (
-    1000  # of one request: under a megabyte before compression; collectors take 4 or more
-)
+BATCH_EVENTS = 500  # of one request: under half a megabyte uncompressed; collectors take 4 or more
 
 _TRANSPORTS = {6: "tcp", 17: "udp"}  # what the conventions have a word for
 _TYPES = {4: "ipv4", 6: "ipv6"}
