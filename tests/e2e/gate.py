@@ -49,11 +49,14 @@ class Gate:
     hangs    neither passed on nor answered
     mute     passed on, and its answer kept back
     gone     the connection ends
+
+    connections: those that are open, without the ones that read a stream
     """
 
     url: str
     mode: Mode = "up"
     batches: list[Batch] = field(default_factory=list)
+    connections: set[object] = field(default_factory=set)
     over: threading.Event = field(default_factory=threading.Event)
 
     def holds(self) -> Batch | None:
@@ -117,7 +120,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
 
+    def setup(self) -> None:
+        super().setup()
+        self.server.gate.connections.add(self)
+
+    def finish(self) -> None:
+        self.server.gate.connections.discard(self)
+        super().finish()
+
     def do_GET(self) -> None:
+        self.server.gate.connections.discard(self)
         self._pass_on(b"")
 
     def do_POST(self) -> None:

@@ -69,18 +69,19 @@ def test_over_time_it_is_the_rate_and_another_identity_does_not_notice(
 ) -> None:
     """Each sender in a thread, so on a CPU, of its own, much faster than the quota. A bucket holds
     what passes in 0.2 s: only while a busy machine kept all of them longer than that from sending
-    could it be full, and tokens be lost."""
+    could it be full, and tokens be lost. Of a run of packets only its begin and end are known, not
+    when it was kept waiting: its packets count as sent as long ago as they can have been."""
     node.datapath.set_logging(False)
     node.configure(limited("80mbit", "2MB"))
     program = node.datapath.programs[Hook.INGRESS]
     rate, burst, seconds = 10_000_000, 2_000_000, 2.0
     began = time.monotonic()
-    sent_at = [began]
+    runs: list[tuple[float, float]] = []
 
     def send() -> None:
-        while time.monotonic() - began < seconds:
+        while (start := time.monotonic()) - began < seconds:
             testrun.run(program, packet, repeat=500)
-            sent_at.append(time.monotonic())
+            runs.append((start, time.monotonic()))
             testrun.run(program, OTHERS[packet], repeat=100)
 
     threads = [threading.Thread(target=send) for _ in range(senders)]
@@ -89,13 +90,13 @@ def test_over_time_it_is_the_rate_and_another_identity_does_not_notice(
     for thread in threads:
         thread.join()
     elapsed = time.monotonic() - began
-    sent_at.sort()
-    starved = sum(max(0.0, b - a - burst / rate) for a, b in pairwise(sent_at))
-    assert starved < elapsed / 4, "this machine is too busy to send faster than the quota"
     sent = sum(n for (t, _, _), (n, _) in node.counted().items() if t == TAGS["guest"])
     assert sent * 1000 > 1.5 * (burst + rate * elapsed), "the senders are not faster than the quota"
     assert passed(node, TAGS["guest"]) < 1.05 * (burst + rate * elapsed)
-    used = sent_at[-1] - began - starved  # what came into the bucket after that, nobody asked for
+    runs.sort()
+    # From a run's begin to the end of the next, at worst nobody asked for tokens.
+    starved = sum(max(0.0, b[1] - a[0] - burst / rate) for a, b in pairwise(runs))
+    used = runs[-1][0] - began - starved  # what came into the bucket after that, nobody asked for
     assert passed(node, TAGS["guest"]) > 0.95 * (burst + rate * used)
     others = sum(n for (t, _, v), (n, _) in node.counted().items() if t == TAGS["web"])
     assert others >= 100 and passed(node, TAGS["web"]) == 1000 * others
