@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import bindparam, event, select, update
+from sqlalchemy import and_, bindparam, case, event, func, select, update
 from sqlalchemy.orm import Session
 
 from coordinator import audit, clock, history, memory, state, validation
@@ -23,6 +23,15 @@ from ztlab.errors import SchemaError, ZtError
 from ztlab.model.config import NodeConfig, Revision
 
 T = TypeVar("T")
+
+# has_converged, of a live node, for a query.
+CONVERGED = and_(
+    NodeRow.revoked_at.is_(None),
+    NodeRow.applied_error.is_(None),
+    NodeRow.applied_digest.is_not_distinct_from(NodeRow.wanted_digest),
+    NodeRow.applied_epoch.is_not_distinct_from(NodeRow.wanted_epoch),
+    NodeRow.applied_number.is_not_distinct_from(NodeRow.wanted_number),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,22 +199,22 @@ def has_converged(node: NodeRow) -> bool:
     )
 
 
-def config_of(session: Session, node_id: str) -> NodeConfig | None:
+def config_of(session: Session, hub: Hub, node_id: str) -> NodeConfig | None:
     """The configuration of a node as SESSION sees the network; None if it is no (live) node."""
-    view = memory.read(session).view
+    view = hub.known(session).view
     return view.config(node_id) if node_id in view.by_id else None
 
 
 def summary(session: Session) -> dict[str, Any]:
     """GET /network."""
     row = session.scalars(select(NetworkRow)).one()
-    nodes = session.scalars(select(NodeRow).where(NodeRow.revoked_at.is_(None))).all()
-    converged = sum(has_converged(node) for node in nodes)
+    counts = select(func.count(), func.count(case((CONVERGED, 1))))
+    total, converged = session.execute(counts.where(NodeRow.revoked_at.is_(None))).one()
     return {
         "network_id": row.network_id,
         "name": row.name,
         "pools": list(row.pools),
         "revision": {"epoch": row.epoch, "number": row.number},
-        "has_converged": converged == len(nodes),
-        "nodes": {"total": len(nodes), "converged": converged},
+        "has_converged": converged == total,
+        "nodes": {"total": total, "converged": converged},
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, bindparam, select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from coordinator import allocation, clock, network, rotation
@@ -23,16 +23,6 @@ from ztlab.model import codec
 from ztlab.model.codec import did_you_mean, field
 from ztlab.model.config import Revision
 from ztlab.model.policy import check_name
-
-# network.has_converged, for a query.
-CONVERGED = and_(
-    NodeRow.revoked_at.is_(None),
-    NodeRow.applied_error.is_(None),
-    NodeRow.applied_digest.is_not_distinct_from(NodeRow.wanted_digest),
-    NodeRow.applied_epoch.is_not_distinct_from(NodeRow.wanted_epoch),
-    NodeRow.applied_number.is_not_distinct_from(NodeRow.wanted_number),
-)
-
 
 _MOST_AT_ONCE = 1000  # nodes that one statement names
 _SAID = (

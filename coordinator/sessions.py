@@ -66,6 +66,11 @@ def find(session: Session, cookie: str | None, now: datetime) -> Browser | None:
     return Browser(name=token.name, role=token.role, csrf=row.csrf, expires_at=row.expires_at)
 
 
+def is_known(session: Session, cookie: str) -> bool:
+    """Was it ours, though its time may be over? Those are swept with the next login."""
+    return session.get(SessionRow, digest(cookie)) is not None
+
+
 def administrator(session: Session, token: str, now: datetime) -> AdminTokenRow | None:
     """Whose open session TOKEN is, where it is one."""
     browser = find(session, token, now)

@@ -36,6 +36,11 @@ def source() -> str:
     return limits.source(request.remote_addr, forwarded, service().trusted_proxies)
 
 
+def forged_session() -> float:
+    """Note a cookie that is no session's. 0.0, or for how many seconds its source has to wait."""
+    return _note(service(), Refusal(what="login", reason="unknown_token", source=source()))
+
+
 def check_challenge(key: str) -> None:
     """TooMany if this source asked for challenges for KEY too often."""
     wait_s = service().refusals.may_challenge(source(), key)

@@ -7,12 +7,15 @@ Content Security Policy Level 3.
 from __future__ import annotations
 
 import hmac
+import math
 import secrets
 
 from flask import Response, abort, g, redirect, request, url_for
+from werkzeug.exceptions import TooManyRequests
 from werkzeug.wrappers import Response as AnyResponse
 
 from coordinator import clock, sessions
+from coordinator.api import refusals
 from coordinator.api.context import service
 from coordinator.sessions import Browser
 from coordinator.ui.inside import COOKIE
@@ -41,10 +44,19 @@ def admit() -> AnyResponse | None:
     g.browser = None
     if request.endpoint in _STRANGERS:
         return None
+    cookie = request.cookies.get(COOKIE, "")
     with service().store.reading() as session:
-        g.browser = sessions.find(session, request.cookies.get(COOKIE), clock.now())
+        g.browser = sessions.find(session, cookie, clock.now())
+        is_forged = g.browser is None and cookie and not sessions.is_known(session, cookie)
     if g.browser is None:
-        return redirect(url_for("ui.login"), 303)
+        if is_forged and (wait_s := refusals.forged_session()):
+            raise TooManyRequests(
+                "Too many wrong cookies from this address.", retry_after=max(1, math.ceil(wait_s))
+            )
+        response = redirect(url_for("ui.login"), 303)
+        if cookie:  # it is shown once, and not with every page that is asked for
+            forget(response, COOKIE)
+        return response
     if request.method not in ("GET", "HEAD"):
         _check(g.browser.csrf)
     return None

@@ -130,7 +130,10 @@ def refused(error: Refusal) -> AnyResponse:
 
 @blueprint.errorhandler(HTTPException)
 def not_served(error: HTTPException) -> Response:
-    return _error(error.code or 500, error.name, detail=error.description or "")
+    answer = _error(error.code or 500, error.name, detail=error.description or "")
+    if (later := getattr(error, "retry_after", None)) is not None:
+        answer.headers["Retry-After"] = str(later)
+    return answer
 
 
 @blueprint.errorhandler(OperationalError)

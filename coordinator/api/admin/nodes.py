@@ -67,7 +67,7 @@ COLLECTION = Collection(
         },
         filters={
             "revoked": NodeRow.revoked_at.is_not(None),
-            "has_converged": nodes.CONVERGED,
+            "has_converged": network.CONVERGED,
         },
         describe=nodes.describe_all,
     ),
@@ -86,7 +86,7 @@ COLLECTION = Collection(
 def _get_configuration(call: Call) -> Answer:
     with call.reading() as session:
         node = nodes.find(session, call.path["name"])
-        config = network.config_of(session, node.id)
+        config = network.config_of(session, call.service.hub, node.id)
         if config is None:
             raise NotFound(f"node {node.name} was revoked: it is told nothing any more")
         return {**codec.encode(network.wanted(node)), "config": codec.encode(config)}

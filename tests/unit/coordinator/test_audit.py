@@ -117,7 +117,8 @@ def forged(session: Session) -> None:
     session.execute(
         text(
             "INSERT INTO audit SELECT id + 1, at, actor, action, kind, 'forged', epoch, number, "
-            "before, after, previous, 'f' || substr(hash, 2) FROM audit ORDER BY id DESC LIMIT 1"
+            "before, after, previous, CASE substr(hash, 1, 1) WHEN 'f' THEN 'e' ELSE 'f' END || "
+            "substr(hash, 2) FROM audit ORDER BY id DESC LIMIT 1"
         )
     )
 

@@ -97,7 +97,7 @@ def test_the_wanted_digest_is_that_of_the_configuration(service: Service) -> Non
     ids = [add_node(service, n, "mesh") for n in (1, 2, 3)]
     with service.store.reading() as session:
         for node_id in ids:
-            config = network.config_of(session, node_id)
+            config = network.config_of(session, service.hub, node_id)
             assert config is not None and config.digest() == wanted(service, node_id).digest
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from agent.applied import Applied, LastGood
 from coordinator import network
+from coordinator.hub import Hub
 from coordinator.store.engine import opened
 from coordinator.store.models import NodeRow
 from tests.unit.coordinator.process import Coordinator, cli, running
@@ -26,7 +27,7 @@ def wanted(here: Coordinator) -> tuple[Revision, NodeConfig]:
     database = here.directory / "state" / "ztlab.db"
     with opened(f"sqlite:///{database}") as store, store.reading() as session:
         (node,) = session.scalars(select(NodeRow))
-        config = network.config_of(session, node.id)
+        config = network.config_of(session, Hub(), node.id)
         assert config is not None
         return network.wanted(node).revision, config
 

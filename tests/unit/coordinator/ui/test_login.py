@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from sqlalchemy import select, update
+from werkzeug.test import TestResponse
 
 from coordinator import access, clock
 from coordinator.api.context import Service
@@ -167,6 +168,34 @@ def test_a_session_speaks_to_the_api_with_the_role_of_its_token(
         access.authorize(session, cookie.value, "viewer")
         with pytest.raises(ZtError, match="needs the role editor"):
             access.authorize(session, cookie.value, "editor")
+
+
+def test_a_forged_cookie_is_counted_noted_and_slowed_down_and_an_expired_one_is_not(
+    app: Flask, service: Service, owner: Person, call: Call
+) -> None:
+    def show(cookie: str) -> TestResponse:
+        client = app.test_client()
+        client.set_cookie("__Host-ztlab", cookie, domain="localhost", secure=True)
+        return client.get("/ui/nodes", base_url=ORIGIN)
+
+    ours = owner.client.get_cookie("__Host-ztlab", domain="localhost")
+    assert ours is not None and show(ours.value).status_code == 200
+    with service.store.writing() as session:
+        session.execute(update(SessionRow).values(expires_at=clock.now() - timedelta(seconds=1)))
+    assert show(ours.value).headers["Location"] == "/ui/login"
+    assert not service.refusals.counts
+
+    answer = show("zts_forged")
+    assert answer.headers["Location"] == "/ui/login"
+    assert any(c.startswith("__Host-ztlab=;") for c in answer.headers.getlist("Set-Cookie"))
+    assert service.refusals.counts == {("login", "unknown_token"): 1}
+    (row,) = call("GET", "/audit?kind=login&action=refuse")["items"]
+    assert row["after"]["reason"] == "unknown_token" and "zts_forged" not in str(row)
+    while (answer := show("zts_forged")).status_code == 303:
+        assert service.refusals.counts["login", "unknown_token"] < 1000
+    assert answer.status_code == 429 and int(answer.headers["Retry-After"]) >= 1
+    owner.log_in()  # who has the right token is not slowed down
+    assert is_inside(owner)
 
 
 def test_the_pages_name_no_other_origin(owner: Person, call: Call) -> None:
