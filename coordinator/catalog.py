@@ -6,7 +6,7 @@ must hold of the network as a whole is validation.faults, run by network.change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_network
@@ -15,13 +15,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator import allocation, references, rules
+from coordinator import allocation, references, rules, state
 from coordinator.errors import Conflict
 from coordinator.network import lock
 from coordinator.store.models import GroupRow, IdentityRow, NodeRow, ResourceRow
 from coordinator.validation import check_free_name, router_prefix
 from ztlab.errors import NotFound, SchemaError
-from ztlab.model import codec
+from ztlab.model import codec, management
 from ztlab.model.codec import did_you_mean, field
 from ztlab.model.policy import Action, Policy, PolicyTest, Quota, Rule, check_name
 
@@ -59,12 +59,16 @@ class GroupBody:
 class ResourceBody:
     """A resource as it is written; its tag is allocated.
 
-    via  addresses of routers, with or without /32 or /128
+    priority      of `gateway`, against those of the alternatives: the lowest goes first
+    alternatives  other gateways that offer it
+    via           addresses of routers, with or without /32 or /128
     """
 
     name: str = field(check=check_free_name)
     cidr: str = field(check=_check_cidr)
     gateway: str = field(check=check_name)
+    priority: int = field(default=management.DEFAULT_PRIORITY, check=management.check_priority)
+    alternatives: tuple[management.Offer, ...] = field(default=())
     via: tuple[str, ...] = field(default=(), check=_check_routers)
 
 
@@ -159,16 +163,33 @@ def delete_group(session: Session, name: str, now: datetime) -> None:
 def put_resource(session: Session, body: ResourceBody, now: datetime) -> ResourceRow:
     """Create or replace; its tag stays."""
     row = session.get(ResourceRow, body.name)
-    is_moved = row is None or row.gateway != body.gateway
-    if is_moved and body.gateway not in (known := references.gateways(session, now)):
-        hint = did_you_mean(body.gateway, known)
-        raise SchemaError([f"gateway: no gateway is called {body.gateway!r}{hint}"])
+    _check_gateways(session, row, body, now)
     if row is None:
         row = ResourceRow(name=body.name, tag=allocation.allocate_tag(session, body.name, now))
         session.add(row)
-    row.cidr, row.gateway = body.cidr, body.gateway
+    row.cidr, row.gateway, row.priority = body.cidr, body.gateway, body.priority
+    row.alternatives = codec.encode(body.alternatives)
     row.via = list(dict.fromkeys(router_prefix(via) for via in body.via))
     return row
+
+
+def _check_gateways(
+    session: Session, row: ResourceRow | None, body: ResourceBody, now: datetime
+) -> None:
+    """SchemaError for a gateway nobody heard of; one that was there may be revoked by now."""
+    there = set() if row is None else {row.gateway, *(one["gateway"] for one in row.alternatives)}
+    named = [("gateway", body.gateway)]
+    named += [(f"alternatives[{i}].gateway", x.gateway) for i, x in enumerate(body.alternatives)]
+    if all(name in there for _, name in named):
+        return
+    known = references.gateways(session, now) | there
+    faults = [
+        f"{path}: no gateway is called {name!r}{did_you_mean(name, known)}"
+        for path, name in named
+        if name not in known
+    ]
+    if faults:
+        raise SchemaError(faults)
 
 
 def delete_resource(session: Session, name: str, now: datetime) -> None:
@@ -277,19 +298,31 @@ def resource(session: Session, name: str) -> ResourceRow:
     return row
 
 
-def describe(row: IdentityRow | GroupRow | ResourceRow) -> dict[str, Any]:
+def describe(row: IdentityRow | GroupRow) -> dict[str, Any]:
     """As docs/PROTOCOL.md shows it."""
     if isinstance(row, IdentityRow):
         return {"name": row.name, "tag": row.tag}
-    if isinstance(row, GroupRow):
-        return {"name": row.name, "members": list(row.members)}
-    return {
-        "name": row.name,
-        "tag": row.tag,
-        "cidr": row.cidr,
-        "gateway": row.gateway,
-        "via": list(row.via),
-    }
+    return {"name": row.name, "members": list(row.members)}
+
+
+def describe_resources(session: Session, rows: Sequence[ResourceRow]) -> list[dict[str, Any]]:
+    """ROWS as docs/PROTOCOL.md shows them."""
+    live = select(NodeRow.name, NodeRow.is_drained)
+    live = live.where(NodeRow.role == "gateway", NodeRow.revoked_at.is_(None))
+    gateways = {name: drained for name, drained in session.execute(live)}
+    return [
+        {
+            "name": row.name,
+            "tag": row.tag,
+            "cidr": row.cidr,
+            "gateway": row.gateway,
+            "priority": row.priority,
+            "alternatives": [dict(offer) for offer in row.alternatives],
+            "via": list(row.via),
+            "in_use": state.in_use(state.resource_of(row).gateways, gateways),
+        }
+        for row in rows
+    ]
 
 
 def _not_found(kind: str, name: str, known: Any) -> NotFound:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from ipaddress import ip_network
 from typing import TypeVar
 
-from coordinator.state import NetworkState, NodeState
+from coordinator.state import NetworkState, NodeState, in_use
 from ztlab.model.config import Identity, NodeConfig, Peer, Resource, Role, Self
 from ztlab.model.policy import Policy
 
@@ -157,16 +157,38 @@ def _tell(network: NetworkState, before: View | None) -> Mapping[str, _Told]:
 def _behind(network: NetworkState) -> Mapping[str, frozenset[str]]:
     """What clients reach through each gateway, by its name.
 
-    The pools go to the first gateway by name alone: WireGuard gives a prefix to one peer, and
-    through that gateway clients reach each other and the other gateways' clients.
+    WireGuard gives a prefix to one peer, so each resource is behind one of those that offer it.
+    The pools go to one gateway alone, the first by name that is not drained: through it clients
+    reach each other and the other gateways' clients.
     """
+    gateways = network.gateways
     found: dict[str, set[str]] = {}
     for resource in network.resources:
-        found.setdefault(resource.gateway, set()).update((resource.cidr, *resource.via))
-    first = next((node.name for node in network.nodes if node.role == "gateway"), None)
+        through = in_use(resource.gateways, gateways)
+        if through is not None:
+            found.setdefault(through, set()).update((resource.cidr, *resource.via))
+    first = in_use(tuple(gateways), gateways)
     if first is not None:
         found.setdefault(first, set()).update(network.pools)
     return {name: frozenset(prefixes) for name, prefixes in found.items()}
+
+
+def _resources(network: NetworkState, before: View | None) -> tuple[Resource, ...]:
+    """The resources as they are told, each behind the gateway in use (with none, the first)."""
+    gateways = network.gateways
+    former: Mapping[str, Resource] = {}
+    if before is not None:
+        old = before._shared["mesh"].resources
+        is_alike = network.resources is before.network.resources
+        if is_alike and gateways == before.network.gateways:
+            return old
+        former = {resource.name: resource for resource in old}
+    made = []
+    for one in network.resources:
+        through = in_use(one.gateways, gateways) or one.gateways[0]
+        new = Resource(name=one.name, tag=one.tag, cidr=one.cidr, gateway=through, via=one.via)
+        made.append(_kept(new, former.get(one.name)))
+    return tuple(made)
 
 
 def _own(node: NodeState) -> Self:
@@ -212,6 +234,7 @@ def _share(
         if alike and network.policy is before.network.policy:
             return before._shared
     policy = _policy(network.policy, before)
+    resources = _resources(network, before)
     shared = {}
     for role, meets in MEETS.items():
         old = None if before is None else before._shared[role]
@@ -225,7 +248,7 @@ def _share(
             new = replace(
                 new,
                 identities=_kept(identities, old.identities if old else None),
-                resources=network.resources,
+                resources=resources,
                 policy=policy,
             )
         shared[role] = _kept(new, old)

@@ -17,6 +17,7 @@ from coordinator.differences import Difference, Kind
 from coordinator.state import NetworkState
 from ztlab.errors import SchemaError
 from ztlab.model import codec
+from ztlab.model.management import DEFAULT_PRIORITY
 
 Document = dict[str, Any]
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./:-]*(?<!:)")
@@ -26,9 +27,11 @@ _UNSAID: Mapping[str, Any] = {
     "proto": "any",
     "ports": [],
     "icmp_types": [],
-    "via": [],
     "port": None,
     "icmp_type": None,
+    "priority": DEFAULT_PRIORITY,
+    "alternatives": [],
+    "via": [],
 }
 _LISTS = ("rules", "quotas", "tests")
 PARTS = ("default", *_LISTS)  # of the policy
@@ -45,6 +48,8 @@ def of(network: NetworkState) -> Document:
                 "name": resource.name,
                 "cidr": resource.cidr,
                 "gateway": resource.gateway,
+                "priority": resource.priority,
+                "alternatives": codec.encode(resource.alternatives),
                 "via": list(resource.via),
             }
             for resource in network.resources

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.enrolment import check_plain_endpoint
 from coordinator.nodes import find
+from coordinator.state import resource_of
 from coordinator.store.models import NodeRow, ResourceRow
 from ztlab.errors import NotFound
 from ztlab.model.codec import field
@@ -20,9 +21,13 @@ LIVE = select(NodeRow).where(NodeRow.role == "gateway", NodeRow.revoked_at.is_(N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayBody:
-    """Body of PUT /gateways/NAME. The key is the node's to change, the rest the node's entry."""
+    """Body of PUT /gateways/NAME. The key is the node's to change, the rest the node's entry.
+
+    is_drained  what other gateways offer as well is reached through them, whatever the priorities
+    """
 
     endpoint: str | None = field(check=check_plain_endpoint)
+    is_drained: bool = field(default=False)
 
 
 def gateway(session: Session, name: str) -> NodeRow:
@@ -36,10 +41,9 @@ def gateway(session: Session, name: str) -> NodeRow:
 def describe_all(session: Session, found: Sequence[NodeRow]) -> list[dict[str, Any]]:
     """FOUND as docs/PROTOCOL.md shows them, in three queries."""
     behind: dict[str, list[str]] = {}
-    names = [node.name for node in found]
-    rows = select(ResourceRow.gateway, ResourceRow.name).where(ResourceRow.gateway.in_(names))
-    for name, resource in session.execute(rows.order_by(ResourceRow.name)):
-        behind.setdefault(name, []).append(resource)
+    for row in session.scalars(select(ResourceRow).order_by(ResourceRow.name)):
+        for name in resource_of(row).gateways:
+            behind.setdefault(name, []).append(row.name)
     # Every client has a tunnel to every gateway: coordinator/distribute.py.
     live = select(func.count()).where(NodeRow.role == "client", NodeRow.revoked_at.is_(None))
     clients = session.scalar(live)
@@ -50,6 +54,7 @@ def describe_all(session: Session, found: Sequence[NodeRow]) -> list[dict[str, A
             "endpoint": node.endpoint,
             "public_key": node.public_key,
             "client_id": node.client_id,
+            "is_drained": node.is_drained,
             "resources": behind.get(node.name, []),
             "clients": clients,
         }
@@ -58,7 +63,7 @@ def describe_all(session: Session, found: Sequence[NodeRow]) -> list[dict[str, A
 
 
 def put(session: Session, name: str, body: GatewayBody) -> NodeRow:
-    """Clients reach it there from now on."""
+    """Clients reach it there from now on; one that is drained, only for what nobody else has."""
     node = gateway(session, name)
-    node.endpoint = body.endpoint
+    node.endpoint, node.is_drained = body.endpoint, body.is_drained
     return node

@@ -64,7 +64,8 @@ class Listing(Generic[Row]):
     key       a column that no two rows share: it breaks ties
     order     what is sorted by else; None: the key
     columns   what may be filtered and sorted by
-    filters   what may be filtered by only
+    filters   what may be filtered by only: yes or no
+    matches   filters that are more than equality with the column of their name
     describe  rows as the API shows them, all at once: not one query for each
     """
 
@@ -74,6 +75,9 @@ class Listing(Generic[Row]):
     describe: Callable[[Session, Sequence[Row]], list[dict[str, Any]]]
     order: str | None = None
     filters: Mapping[str, ColumnElement[bool]] = dataclass_field(default_factory=dict)
+    matches: Mapping[str, Callable[[Any], ColumnElement[bool]]] = dataclass_field(
+        default_factory=dict
+    )
 
     def page(
         self, session: Session, query: PageQuery, filters: Mapping[str, Any]
@@ -118,6 +122,8 @@ class Listing(Generic[Row]):
             elif name.endswith("_contains"):
                 column = self.columns[name.removesuffix("_contains")]
                 found.append(column.icontains(value, autoescape=True))
+            elif name in self.matches:
+                found.append(self.matches[name](value))
             elif name in self.filters:
                 found.append(self.filters[name] if value else not_(self.filters[name]))
             else:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, bindparam, or_, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from coordinator import allocation, clock, network, rotation
 from coordinator.enrolment import check_plain_endpoint
@@ -17,7 +17,14 @@ from coordinator.secrets import digest
 from coordinator.state import host_prefix
 from coordinator.store import notices
 from coordinator.store.engine import Store
-from coordinator.store.models import AddressRow, IdentityRow, NodeRow, NodeTokenRow, ResourceRow
+from coordinator.store.models import (
+    AddressRow,
+    FormerKeyRow,
+    IdentityRow,
+    NodeRow,
+    NodeTokenRow,
+    ResourceRow,
+)
 from ztlab.errors import NotFound, SchemaError
 from ztlab.model import codec
 from ztlab.model.codec import did_you_mean, field
@@ -180,6 +187,13 @@ def describe_all(session: Session, found: Sequence[NodeRow]) -> list[dict[str, A
     ]
 
 
+def has_had(former: InstrumentedAttribute[str], value: str) -> ColumnElement[bool]:
+    """Is VALUE what a node has now, or had once, in the column that FORMER is of former keys?"""
+    had = select(FormerKeyRow.node_id).where(former == value)
+    present: InstrumentedAttribute[str] = getattr(NodeRow, former.key)
+    return or_(present == value, NodeRow.id.in_(had))
+
+
 def find(session: Session, name: str) -> NodeRow:
     """The node of that id, else of that name: the live one, else the one revoked last. NotFound
     otherwise. (A node that calls itself by another's id is not found by it.)"""
@@ -237,8 +251,7 @@ def put(session: Session, name: str, body: NodeBody) -> NodeRow:
         taken = select(NodeRow).where(NodeRow.name == body.name, NodeRow.revoked_at.is_(None))
         if session.scalars(taken).one_or_none() is not None:
             raise Conflict(f"a node is called {body.name!r} already")
-        behind = update(ResourceRow).where(ResourceRow.gateway == node.name)
-        session.execute(behind.values(gateway=body.name))
+        _follow(session, node.name, body.name)
     if session.get(IdentityRow, body.identity) is None:
         known = session.scalars(select(IdentityRow.name)).all()
         hint = did_you_mean(body.identity, known)
@@ -247,6 +260,18 @@ def put(session: Session, name: str, body: NodeBody) -> NodeRow:
     if body.addresses is not None:
         allocation.assign_addresses(session, node.id, body.addresses, clock.now())
     return node
+
+
+def _follow(session: Session, old: str, new: str) -> None:
+    """The resources that the node called OLD offers are offered by NEW."""
+    for row in session.scalars(select(ResourceRow)):
+        if row.gateway == old:
+            row.gateway = new
+        if any(offer["gateway"] == old for offer in row.alternatives):
+            row.alternatives = [
+                {**offer, "gateway": new if offer["gateway"] == old else offer["gateway"]}
+                for offer in row.alternatives
+            ]
 
 
 def revoke(session: Session, name: str, now: datetime) -> NodeRow:

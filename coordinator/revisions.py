@@ -23,7 +23,7 @@ from coordinator.document import Document
 from coordinator.state import NetworkState
 from coordinator.store.models import NetworkRow, RevisionRow
 from ztlab.errors import NotFound
-from ztlab.model import codec
+from ztlab.model import codec, management
 from ztlab.model.config import Revision
 
 KEPT = 1000  # unless the settings say otherwise
@@ -143,8 +143,7 @@ def _apply(found: Document, undo: list[list[Any]]) -> None:
         elif kind == "group":
             _put(found["groups"], name, None if was is None else was["members"])
         elif kind == "resource":
-            shown = ("name", "cidr", "gateway", "via")
-            _put(resources, name, None if was is None else {key: was[key] for key in shown})
+            _put(resources, name, None if was is None else _resource(was))
         elif kind == "policy":
             found["policy"].update({part: was[part] for part in _PARTS if part in was})
             order = was.get(_ORDER)
@@ -162,6 +161,12 @@ def _apply(found: Document, undo: list[list[Any]]) -> None:
     found["identities"] = sorted(identities)
     found["groups"] = dict(sorted(found["groups"].items()))
     found["resources"] = [resources[name] for name in sorted(resources)]
+
+
+def _resource(was: Mapping[str, Any]) -> dict[str, Any]:
+    """As the document has it; before there were priorities, nothing was said of them."""
+    found = {"priority": management.DEFAULT_PRIORITY, "alternatives": [], **was}
+    return {key: value for key, value in found.items() if key != "tag"}
 
 
 def _put(objects: dict[str, Any], name: str, was: Any) -> None:

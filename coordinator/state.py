@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
@@ -23,7 +23,8 @@ from coordinator.store.models import (
 )
 from coordinator.store.written import Written
 from ztlab.model import codec
-from ztlab.model.config import Resource, Role
+from ztlab.model.config import Role
+from ztlab.model.management import DEFAULT_PRIORITY, Offer
 from ztlab.model.policy import Policy, Rule
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class NodeState:
 
     next_key   the public key it is changing to; None: it is not
     addresses  its tunnel addresses in the order of the pools, /32 and /128
+    is_drained  of a gateway: any other that can take what it has is preferred to it
     """
 
     id: str
@@ -45,6 +47,41 @@ class NodeState:
     endpoint: str | None
     addresses: tuple[str, ...]
     next_key: str | None = None
+    is_drained: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceState:
+    """A resource with all gateways that offer it: `gateway`, and the alternatives."""
+
+    name: str
+    tag: int
+    cidr: str
+    gateway: str
+    priority: int = DEFAULT_PRIORITY
+    alternatives: tuple[Offer, ...] = ()
+    via: tuple[str, ...] = ()
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        """Names of those that offer it, by priority: the one that goes first is the first."""
+        if not self.alternatives:
+            return (self.gateway,)
+        offers = (Offer(gateway=self.gateway, priority=self.priority), *self.alternatives)
+        return tuple(one.gateway for one in sorted(offers, key=lambda one: one.priority))
+
+
+def in_use(offering: Sequence[str], gateways: Mapping[str, bool]) -> str | None:
+    """Which of the gateways OFFERING something, by priority, it is reached through.
+
+    gateways  those that are enrolled and not revoked, by name: is it drained? One that is drained
+              serves where nobody else can. None: nobody can
+
+    Nothing else counts, and no clock: two replicas, and one before and after its restart, say the
+    same. A gateway that is not heard of stays, since the network that failed may be our own.
+    """
+    live = [name for name in offering if name in gateways]
+    return next((name for name in live if not gateways[name]), live[0] if live else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +99,18 @@ class NetworkState:
     pools: tuple[str, ...]
     nodes: tuple[NodeState, ...]
     identities: Mapping[str, int]
-    resources: tuple[Resource, ...]
+    resources: tuple[ResourceState, ...]
     policy: Policy
 
     @property
     def principals(self) -> frozenset[str]:
         """Whom policy may name beside groups and `world`: identities and resources."""
         return frozenset(self.identities) | {resource.name for resource in self.resources}
+
+    @property
+    def gateways(self) -> Mapping[str, bool]:
+        """The names of the gateways, in order; is one drained?"""
+        return {node.name: node.is_drained for node in self.nodes if node.role == "gateway"}
 
 
 def load(
@@ -107,6 +149,19 @@ def host_prefix(address: str) -> str:
     return f"{address}/{128 if ':' in address else 32}"
 
 
+def resource_of(row: ResourceRow) -> ResourceState:
+    """A resource out of the store."""
+    return ResourceState(
+        name=row.name,
+        tag=row.tag,
+        cidr=row.cidr,
+        gateway=row.gateway,
+        priority=row.priority,
+        alternatives=tuple(Offer(**offer) for offer in row.alternatives),
+        via=tuple(row.via),
+    )
+
+
 def _nodes(
     session: Session, before: NetworkState | None, written: Written
 ) -> tuple[NodeState, ...]:
@@ -128,7 +183,7 @@ def _read_nodes(session: Session, ids: frozenset[str] | None) -> Iterator[NodeSt
     held = select(AddressRow.node_id, AddressRow.address).where(AddressRow.released_at.is_(None))
     coming = select(RotationRow.node_id, RotationRow.public_key)
     columns = (NodeRow.id, NodeRow.name, NodeRow.role, NodeRow.identity)
-    live = select(*columns, NodeRow.public_key, NodeRow.endpoint)
+    live = select(*columns, NodeRow.public_key, NodeRow.endpoint, NodeRow.is_drained)
     live = live.where(NodeRow.revoked_at.is_(None))
     if ids is not None:
         held = held.where(AddressRow.node_id.in_(ids))
@@ -138,7 +193,7 @@ def _read_nodes(session: Session, ids: frozenset[str] | None) -> Iterator[NodeSt
     for node_id, address in session.execute(held.order_by(AddressRow.pool)):
         addresses.setdefault(node_id, []).append(host_prefix(address))
     next_keys = {node_id: public_key for node_id, public_key in session.execute(coming)}
-    for node_id, name, role, identity, public_key, endpoint in session.execute(live):
+    for node_id, name, role, identity, public_key, endpoint, drained in session.execute(live):
         yield NodeState(
             id=node_id,
             name=name,
@@ -148,6 +203,7 @@ def _read_nodes(session: Session, ids: frozenset[str] | None) -> Iterator[NodeSt
             endpoint=endpoint,
             addresses=tuple(addresses.get(node_id, ())),
             next_key=next_keys.get(node_id),
+            is_drained=drained,
         )
 
 
@@ -168,18 +224,12 @@ def _identities(
 
 def _resources(
     session: Session, before: NetworkState | None, written: Written
-) -> tuple[Resource, ...]:
+) -> tuple[ResourceState, ...]:
     names = written.keys_of(ResourceRow)
     if before is not None and names is not None and not names:
         return before.resources
     former = {} if before is None else {one.name: one for one in before.resources}
-    found = session.execute(
-        select(*(getattr(ResourceRow, c) for c in ("name", "tag", "cidr", "gateway", "via")))
-    )
-    read = [
-        Resource(name=name, tag=tag, cidr=cidr, gateway=gateway, via=tuple(via))
-        for name, tag, cidr, gateway, via in found
-    ]
+    read = [resource_of(row) for row in session.scalars(select(ResourceRow))]
     resources = sorted(read, key=lambda resource: resource.name)
     kept = tuple(_kept(resource, former.get(resource.name)) for resource in resources)
     return _kept(kept, None if before is None else before.resources)

@@ -33,6 +33,7 @@ def faults(network: NetworkState, before: NetworkState | None = None) -> list[st
     found = chain(
         _name_faults(network, before),
         _node_faults(network, before),
+        _offer_faults(network, before),
         _prefix_faults(network, before),
         _dangling_faults(network, before),
     )
@@ -91,6 +92,26 @@ def _node_faults(network: NetworkState, before: NetworkState | None) -> Iterator
             yield f"nodes.{node.name}.identity: no identity {node.identity!r}{hint}"
 
 
+def _offer_faults(network: NetworkState, before: NetworkState | None) -> Iterator[str]:
+    """Which gateway goes first must be said: no two of a resource's have one priority."""
+    if before is not None and network.resources == before.resources:
+        return
+    for resource in network.resources:
+        gateways, priorities = {resource.gateway}, {resource.priority: resource.gateway}
+        for i, offer in enumerate(resource.alternatives):
+            path = f"resources.{resource.name}.alternatives[{i}]"
+            if offer.gateway in gateways:
+                yield f"{path}.gateway: {offer.gateway} offers it already"
+                continue
+            gateways.add(offer.gateway)
+            other = priorities.setdefault(offer.priority, offer.gateway)
+            if other != offer.gateway:
+                yield (
+                    f"{path}.priority: {offer.priority} is that of gateway {other}, want another "
+                    f"for gateway {offer.gateway}"
+                )
+
+
 def _prefix_faults(network: NetworkState, before: NetworkState | None) -> Iterator[str]:
     """WireGuard gives a prefix to one peer: what overlaps without being nested is refused.
 
@@ -102,7 +123,9 @@ def _prefix_faults(network: NetworkState, before: NetworkState | None) -> Iterat
             return
     pools = [_prefix(pool) for pool in network.pools]
     owner: dict[IPv4Network | IPv6Network, str] = {}
-    offered: dict[str, str] = {}  # a router's prefix to the gateway that offers it
+    # A router's prefix to the gateways that offer it: the same ones in the same order, always, so
+    # that whichever is in use no two have it.
+    offered: dict[str, tuple[str, ...]] = {}
     for resource in network.resources:
         path = f"resources.{resource.name}"
         cidr = _prefix(resource.cidr)
@@ -110,18 +133,25 @@ def _prefix_faults(network: NetworkState, before: NetworkState | None) -> Iterat
             if _inside(cidr, pool):
                 yield f"{path}.cidr: {cidr} lies in the pool {pool} of tunnel addresses"
         if cidr in owner:
-            yield f"{path}.cidr: {cidr} is resource {owner[cidr]} already"
+            yield (
+                f"{path}.cidr: {cidr} is resource {owner[cidr]} already (another gateway for it "
+                f"is one of its alternatives)"
+            )
         owner.setdefault(cidr, resource.name)
         for i, via in enumerate(resource.via):
             if any(_inside(_prefix(via), pool) for pool in pools):
                 yield f"{path}.via[{i}]: {via} lies in a pool of tunnel addresses"
-            if offered.setdefault(via, resource.gateway) != resource.gateway:
-                yield f"{path}.via[{i}]: {via} is behind gateway {offered[via]} already"
+            if offered.setdefault(via, resource.gateways) != resource.gateways:
+                yield f"{path}.via[{i}]: {via} is behind {_listed(offered[via])} already"
     for resource in network.resources:
-        behind = offered.get(resource.cidr, resource.gateway)
-        if behind != resource.gateway:
+        behind = offered.get(resource.cidr, resource.gateways)
+        if behind != resource.gateways:
             path = f"resources.{resource.name}.cidr"
-            yield f"{path}: {resource.cidr} is behind gateway {behind} already, as a router"
+            yield f"{path}: {resource.cidr} is behind {_listed(behind)} already, as a router"
+
+
+def _listed(gateways: tuple[str, ...]) -> str:
+    return f"gateway{'s' * (len(gateways) > 1)} {', '.join(gateways)}"
 
 
 @lru_cache(maxsize=8192)

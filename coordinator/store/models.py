@@ -16,6 +16,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy import DateTime as NaiveDateTime
@@ -110,13 +111,19 @@ class GroupRow(Base):
 
 
 class ResourceRow(Base):
-    """A named CIDR behind a gateway, which is named by node name: it may enrol later."""
+    """A named CIDR behind gateways, which are named by node name: they may enrol later.
+
+    priority      of `gateway`
+    alternatives  [{"gateway", "priority"}]: who offers it as well
+    """
 
     __tablename__ = "resources"
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
     tag: Mapped[int] = mapped_column(ForeignKey("tags.tag"), unique=True)
     cidr: Mapped[str] = mapped_column(String(49))
     gateway: Mapped[str] = mapped_column(String(63))
+    priority: Mapped[int] = mapped_column(server_default="100")
+    alternatives: Mapped[list[dict[str, Any]]] = mapped_column(JSON, server_default="[]")
     via: Mapped[list[str]]
 
 
@@ -127,6 +134,7 @@ class NodeRow(Base):
     applied_*     what it acknowledged last; applied_error None: it applied it
     setup_key_id  what it enrolled with; None: before that was noted
     authority     SHA-256 (hexadecimal) of the newest TLS authority that it says it trusts
+    is_drained    of a gateway: others are preferred to it
     """
 
     __tablename__ = "nodes"
@@ -159,6 +167,7 @@ class NodeRow(Base):
     stream_number: Mapped[int] = mapped_column(server_default="0")
     setup_key_id: Mapped[str | None] = mapped_column(String(36), index=True)
     authority: Mapped[str | None] = mapped_column(String(64))
+    is_drained: Mapped[bool] = mapped_column(server_default=false())
 
 
 class RotationRow(Base):

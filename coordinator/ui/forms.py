@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Type = Literal["text", "optional", "number", "choice", "words", "ports", "proto"]
+Type = Literal["text", "optional", "number", "choice", "words", "ports", "proto", "offers"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class Field:
     """One field of a form.
 
     type      optional: left empty it is null; words, ports: separated by blanks, commas or lines;
-              number, proto: left empty they are not sent
+              number, proto: left empty they are not sent; offers: gateway and priority, by lines
     choices   of type choice: (value, what it says)
     names     whose names are offered: "principals", "identities" or "gateways"
     is_fixed  cannot be changed once the object is there
@@ -106,7 +106,17 @@ def _value(kind: Type, text: str) -> Any:
         return words(text)
     if kind == "ports":
         return [number(word) for word in words(text)]
+    if kind == "offers":
+        return [_offer(line) for line in text.splitlines() if line.strip()]
     return text
+
+
+def _offer(line: str) -> dict[str, Any]:
+    """`gw2 200`: the priority is the last word; without one the API asks for it."""
+    gateway, _, priority = line.strip().rpartition(" ")
+    if not gateway:
+        return {"gateway": line.strip()}
+    return {"gateway": gateway.strip(), "priority": number(priority)}
 
 
 def _text(kind: Type, value: Any) -> str:
@@ -116,4 +126,6 @@ def _text(kind: Type, value: Any) -> str:
         return "\n".join(map(str, value))
     if kind == "ports":
         return ", ".join(map(str, value))
+    if kind == "offers":
+        return "\n".join(f"{offer['gateway']} {offer['priority']}" for offer in value)
     return str(value)

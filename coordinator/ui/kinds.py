@@ -137,6 +137,19 @@ RESOURCES = Kind(
         Field(name="cidr", label="Prefix", hint="For example 192.0.2.0/24 or 2001:db8::/48."),
         Field(name="gateway", label="Gateway", hint="The node it lies behind.", names="gateways"),
         Field(
+            name="priority",
+            label="Priority",
+            type="number",
+            hint="Counts where other gateways offer it too: the lowest goes first.",
+            value="100",
+        ),
+        Field(
+            name="alternatives",
+            label="Other gateways",
+            type="offers",
+            hint="Each with its priority, one a line: gw2 200. May be empty.",
+        ),
+        Field(
             name="via",
             label="Routers",
             type="words",
@@ -147,6 +160,7 @@ RESOURCES = Kind(
         ("name", "Name"),
         ("cidr", "Prefix"),
         ("gateway", "Gateway"),
+        ("in_use", "In use"),
         ("via", "Routers"),
         ("tag", "Tag"),
     ),

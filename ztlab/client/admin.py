@@ -15,6 +15,7 @@ from ztlab.model.explanation import Explanation
 from ztlab.model.history import AuditEntry, RevisionDocument, RevisionSummary
 from ztlab.model.management import (
     ANY_TAG,
+    DEFAULT_PRIORITY,
     AdminRole,
     AdminToken,
     Gateway,
@@ -25,6 +26,7 @@ from ztlab.model.management import (
     NewSetupKey,
     Node,
     NodeConfiguration,
+    Offer,
     Resource,
     SetupKey,
 )
@@ -101,6 +103,10 @@ class AdminClient:
         """The nodes of that role, by name."""
         return self._items("/gateways", Gateway, filters)
 
+    def drain_gateway(self, name: str, *, is_drained: bool, etag: str = ANY_TAG) -> Revision:
+        """Prefer other gateways to this one for what they offer as well; or stop doing so."""
+        return self.patch(_path("/gateways", name), {"is_drained": is_drained}, etag=etag)
+
     def create_setup_key(
         self,
         *,
@@ -174,10 +180,25 @@ class AdminClient:
         return self._items("/resources", Resource, filters)
 
     def put_resource(
-        self, name: str, *, cidr: str, gateway: str, via: Iterable[str] = (), etag: str | None
+        self,
+        name: str,
+        *,
+        cidr: str,
+        gateway: str,
+        priority: int = DEFAULT_PRIORITY,
+        alternatives: Iterable[Offer] = (),
+        via: Iterable[str] = (),
+        etag: str | None,
     ) -> Revision:
-        """Create or replace a resource."""
-        body = {"name": name, "cidr": cidr, "gateway": gateway, "via": list(via)}
+        """Create or replace a resource; of its gateways the lowest priority goes first."""
+        body = {
+            "name": name,
+            "cidr": cidr,
+            "gateway": gateway,
+            "priority": priority,
+            "alternatives": codec.encode(list(alternatives)),
+            "via": list(via),
+        }
         return self.put(_path("/resources", name), body, etag=etag)
 
     def delete_resource(self, name: str, *, etag: str = ANY_TAG) -> Revision:

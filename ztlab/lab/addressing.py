@@ -77,13 +77,15 @@ def _lan_cables(plan: LabPlan) -> Iterator[Cable]:
             if len(hosts) + 1 > net.num_addresses - (2 if net.version == 4 else 1):
                 raise SchemaError([f"lans.{lan.name}: {net} has no room for {len(hosts) + 1}"])
         gateways = tuple(str(net[1]) for net in prefixes)
+        # A second gateway is on the LAN like a host, and needs no way out through the first.
+        routers = {lan.gateway, *(n.name for n in plan.nodes if n.role == "gateway")}
         for i, name in enumerate((lan.gateway, *hosts), start=1):
             yield Cable(
                 node=name,
                 bridge=bridge_name(number),
                 interface=LAN_INTERFACE,
                 addresses=tuple(_interface(net, i) for net in prefixes),
-                gateways=() if name == lan.gateway else gateways,
+                gateways=() if name in routers else gateways,
             )
 
 

@@ -46,7 +46,8 @@ class NodePlan:
 class LanPlan:
     """A segment behind gateways; hosts route everything to `gateway`.
 
-    prefixes  one IPv4 and/or one IPv6 prefix; the gateway gets the first address, hosts the next
+    prefixes  one IPv4 and/or one IPv6 prefix; the gateway gets the first address, hosts the next,
+              and so does another gateway whose `lan` this is
     """
 
     name: str

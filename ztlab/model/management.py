@@ -9,11 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ztlab.model.codec import field, restricted
 from ztlab.model.config import NodeConfig, Revision, Role
 from ztlab.model.keys import FormerKey, KeyChange
+from ztlab.model.policy import check_name
 
 ANY_TAG = "*"  # an entity tag: whatever is there
 AdminRole = Literal["viewer", "editor", "owner"]
+DEFAULT_PRIORITY = 100  # of a resource's `gateway`, where nothing is said
+MAX_PRIORITY = 65535
+
+
+@restricted(minimum=0, maximum=MAX_PRIORITY)
+def check_priority(priority: int) -> None:
+    """ValueError unless PRIORITY may be a gateway's."""
+    if not 0 <= priority <= MAX_PRIORITY:
+        raise ValueError(f"want a priority from 0 to {MAX_PRIORITY}, got {priority}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +87,9 @@ class NodeConfiguration:
 class Gateway:
     """A node of that role, as whoever connects through it sees it.
 
-    resources  names of what lies behind it
-    clients    how many nodes have a tunnel to it
+    is_drained  another gateway is preferred to it, whatever the priorities
+    resources   names of what it offers, in use or not
+    clients     how many nodes have a tunnel to it
     """
 
     id: str
@@ -85,6 +97,7 @@ class Gateway:
     endpoint: str | None
     public_key: str
     client_id: str
+    is_drained: bool
     resources: tuple[str, ...]
     clients: int
 
@@ -126,14 +139,30 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A gateway that offers a resource as well; of all its gateways the lowest priority wins."""
+
+    gateway: str = field(check=check_name)
+    priority: int = field(check=check_priority)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """A named CIDR behind a gateway."""
+    """A named CIDR behind one gateway or several.
+
+    priority      of `gateway`: the lowest of all that offer it wins
+    alternatives  the other gateways that offer it
+    in_use        the gateway that clients reach it through; None: none that offers it is enrolled
+    """
 
     name: str
     tag: int
     cidr: str
     gateway: str
+    priority: int
+    alternatives: tuple[Offer, ...]
     via: tuple[str, ...]
+    in_use: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

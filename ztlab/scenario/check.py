@@ -164,6 +164,9 @@ def _places(scenario: Scenario, names: Names) -> Iterator[str]:
     for resource, spec_ in scenario.resources.items():
         if fault := names.node_fault(spec_.gateway, known=names.agents):
             yield f"resources.{resource}.gateway: {fault}"
+        for i, offer in enumerate(spec_.alternatives):
+            if fault := names.node_fault(offer.gateway, known=names.agents):
+                yield f"resources.{resource}.alternatives[{i}].gateway: {fault}"
 
 
 def _policy_names(scenario: Scenario, names: Names) -> Iterator[str]:

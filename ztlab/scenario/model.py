@@ -16,6 +16,7 @@ from ztlab.lab import names
 from ztlab.lab.plan import LabPlan, LanPlan, Listener, NodePlan
 from ztlab.model.codec import encode, field
 from ztlab.model.config import Role
+from ztlab.model.management import DEFAULT_PRIORITY, Offer, check_priority
 from ztlab.model.policy import Action, PolicyTest, Quota, Rule, check_name
 from ztlab.model.verdict import AuthzMode
 from ztlab.scenario.steps import Step
@@ -100,10 +101,16 @@ class LanSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceSpec:
-    """A named CIDR behind a gateway, with an identity of that name."""
+    """A named CIDR behind a gateway, with an identity of that name.
+
+    priority      of `gateway`: the lowest of all that offer it goes first
+    alternatives  other gateways that offer it
+    """
 
     cidr: str = field(check=check_prefix)
     gateway: str
+    priority: int = field(default=DEFAULT_PRIORITY, check=check_priority)
+    alternatives: tuple[Offer, ...] = ()
     via: tuple[str, ...] = ()
 
 
@@ -180,7 +187,14 @@ class Scenario:
             "identities": list(self.all_identities()),
             "groups": {name: list(members) for name, members in self.groups.items()},
             "resources": [
-                {"name": name, "cidr": spec.cidr, "gateway": spec.gateway, "via": list(spec.via)}
+                {
+                    "name": name,
+                    "cidr": spec.cidr,
+                    "gateway": spec.gateway,
+                    "priority": spec.priority,
+                    "alternatives": encode(spec.alternatives),
+                    "via": list(spec.via),
+                }
                 for name, spec in self.resources.items()
             ],
             "policy": encode(self.policy),

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from ztlab.model.codec import did_you_mean
 from ztlab.model.policy import Policy, broken_tests
 from ztlab.scenario.expect import Expect
-from ztlab.scenario.model import NodeSpec, Scenario, parse_listener
+from ztlab.scenario.model import NodeSpec, ResourceSpec, Scenario, parse_listener
 from ztlab.scenario.steps import Forge, Probe, SetLocal, Step, Stream, Target, Transfer
 
 
@@ -24,12 +24,7 @@ def network_faults(scenario: Scenario) -> Iterator[str]:
         if len(versions) != len(set(versions)) or not versions:
             yield f"lans.{name}.prefixes: want one IPv4 prefix, one IPv6 prefix, or one of each"
     for name, resource in scenario.resources.items():
-        gateway = scenario.nodes[resource.gateway]
-        if gateway.role != "gateway":
-            yield (
-                f"resources.{name}.gateway: {resource.gateway} has role {gateway.role}, "
-                f"want gateway"
-            )
+        yield from _offer_faults(scenario, f"resources.{name}", resource)
         for pool in scenario.pools:
             if _overlap(resource.cidr, pool):
                 yield f"resources.{name}.cidr: {resource.cidr} overlaps the tunnel pool {pool}"
@@ -37,6 +32,29 @@ def network_faults(scenario: Scenario) -> Iterator[str]:
     meant = Policy(default=policy.default, rules=policy.rules, groups=scenario.groups)
     for line in broken_tests(meant, policy.tests):
         yield f"policy.{line}"
+
+
+def _offer_faults(scenario: Scenario, path: str, resource: ResourceSpec) -> Iterator[str]:
+    """Faults of the gateways that offer RESOURCE: which goes first must be said."""
+    offers = [("gateway", resource.gateway, resource.priority)]
+    for i, offer in enumerate(resource.alternatives):
+        offers.append((f"alternatives[{i}]", offer.gateway, offer.priority))
+    gateways: set[str] = set()
+    priorities: dict[int, str] = {}
+    for where, gateway, priority in offers:
+        role = scenario.nodes[gateway].role
+        if role != "gateway":
+            yield f"{path}.{where}: {gateway} has role {role}, want gateway"
+        if gateway in gateways:
+            yield f"{path}.{where}: {gateway} offers it already"
+            continue
+        gateways.add(gateway)
+        other = priorities.setdefault(priority, gateway)
+        if other != gateway:
+            yield (
+                f"{path}.{where}: {priority} is the priority of gateway {other}, want another "
+                f"for gateway {gateway}"
+            )
 
 
 def _overlap(one: str, other: str) -> bool:

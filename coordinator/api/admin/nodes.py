@@ -12,7 +12,7 @@ from coordinator.api.collection import Collection
 from coordinator.api.route import Answer, Call, Route
 from coordinator.listing import Listing, NamedQuery
 from coordinator.nodes import NodeBody
-from coordinator.store.models import NodeRow
+from coordinator.store.models import FormerKeyRow, NodeRow
 from ztlab.errors import NotFound
 from ztlab.model import codec, management
 from ztlab.model.codec import field
@@ -21,7 +21,7 @@ from ztlab.model.config import Role
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeQuery(NamedQuery):
-    """What nodes can be looked for by."""
+    """What nodes can be looked for by; client ID and public key may be former ones of theirs."""
 
     id: str | None = field(default=None)
     role: Role | None = field(default=None)
@@ -68,6 +68,10 @@ COLLECTION = Collection(
         filters={
             "revoked": NodeRow.revoked_at.is_not(None),
             "has_converged": network.CONVERGED,
+        },
+        matches={
+            "client_id": lambda value: nodes.has_had(FormerKeyRow.client_id, value),
+            "public_key": lambda value: nodes.has_had(FormerKeyRow.public_key, value),
         },
         describe=nodes.describe_all,
     ),

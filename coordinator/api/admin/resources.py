@@ -24,10 +24,11 @@ class ResourceQuery(NamedQuery):
     tag: int | None = field(default=None)
     cidr: str | None = field(default=None)
     gateway: str | None = field(default=None)
+    priority: int | None = field(default=None)
 
 
 def _read(session: Session, name: str) -> Answer:
-    return catalog.describe(catalog.resource(session, name))
+    return catalog.describe_resources(session, [catalog.resource(session, name)])[0]
 
 
 def _put(session: Session, body: ResourceBody, _: str | None) -> str:
@@ -50,13 +51,15 @@ COLLECTION = Collection(
             "tag": ResourceRow.tag,
             "cidr": ResourceRow.cidr,
             "gateway": ResourceRow.gateway,
+            "priority": ResourceRow.priority,
         },
-        describe=lambda _, rows: [catalog.describe(row) for row in rows],
+        describe=catalog.describe_resources,
     ),
     query=ResourceQuery,
     read=_read,
     body=ResourceBody,
     put=_put,
     delete=_delete,
+    observed=frozenset({"in_use"}),  # it follows the gateways
 )
 ROUTES: tuple[Route, ...] = COLLECTION.routes()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.settings import Settings
-from coordinator.state import NetworkState, NodeState
-from ztlab.model.config import Resource, Role
+from coordinator.state import NetworkState, NodeState, ResourceState
+from ztlab.model.config import Role
 from ztlab.model.policy import Policy, Rule
 
 NETWORK_ID = "11111111-1111-4111-8111-111111111111"
@@ -43,7 +43,7 @@ def network(*nodes: NodeState, **changes: Any) -> NetworkState:
         "nodes": tuple(sorted(nodes, key=lambda node: node.name)),
         "identities": {name: 2 + i for i, name in enumerate(names)},
         "resources": (
-            Resource(
+            ResourceState(
                 name="db", tag=100, cidr="192.0.2.0/24", gateway="gw1", via=("203.0.113.1/32",)
             ),
         ),

@@ -143,7 +143,14 @@ def test_a_resource_lies_behind_a_gateway_that_is_there_or_awaited(
     assert errors(answer) == [("gateway", "no gateway is called 'gw'")]
     call("POST", "/setup-keys", {"role": "gateway", "name": "gw"}, status=201)
     call("POST", "/resources", body, status=201)
-    assert call("GET", "/resources/db") == {**body, "tag": 2, "via": ["203.0.113.1/32"]}
+    assert call("GET", "/resources/db") == {
+        **body,
+        "tag": 2,
+        "priority": 100,
+        "alternatives": [],
+        "via": ["203.0.113.1/32"],
+        "in_use": None,  # until that gateway is enrolled
+    }
     call("POST", "/resources", body, status=409)
     add_node(service, 1, "gateway")
     call("PUT", "/resources/db", {**body, "gateway": "n1"})

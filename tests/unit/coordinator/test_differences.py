@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from coordinator.differences import between
-from coordinator.state import NetworkState
+from coordinator.state import NetworkState, ResourceState
 from tests.unit.coordinator.networks import key, network, node
-from ztlab.model.config import Resource
+from ztlab.model.management import Offer
 from ztlab.model.policy import Policy, PolicyTest, Quota, Rule
 
 GATEWAY, CLIENT = node(1, "gw1", "gateway"), node(2, "alice", "client")
@@ -50,6 +50,18 @@ def found(before: NetworkState, after: NetworkState) -> list[tuple[str, str, str
             replace(BEFORE, resources=(replace(RESOURCE, via=()),)),
             ("update", "resource", "db"),
         ),
+        (
+            replace(BEFORE, resources=(replace(RESOURCE, priority=7),)),
+            ("update", "resource", "db"),
+        ),
+        (
+            replace(
+                BEFORE,
+                resources=(replace(RESOURCE, alternatives=(Offer(gateway="gw2", priority=7),)),),
+            ),
+            ("update", "resource", "db"),
+        ),
+        (nodes(replace(GATEWAY, is_drained=True), CLIENT), ("update", "node", "gw1")),
         (policy(groups={}), ("delete", "group", "people")),
         (policy(groups={"people": ("web", "alice")}), ("update", "group", "people")),
         (policy(rules=(RULE, OTHER)), ("create", "rule", "s")),
@@ -99,4 +111,4 @@ def test_nothing_of_a_network_is_forgotten() -> None:
         "policy",
     }
     assert {f.name for f in fields(Policy)} == {"default", "rules", "groups", "tests", "quotas"}
-    assert isinstance(RESOURCE, Resource)
+    assert isinstance(RESOURCE, ResourceState)

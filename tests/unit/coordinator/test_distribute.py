@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from coordinator.distribute import node_config
-from coordinator.state import NetworkState, NodeState
+from coordinator.distribute import View, node_config
+from coordinator.state import NetworkState, NodeState, ResourceState
 from tests.unit.coordinator.networks import NETWORK_ID, key, network, node
 from ztlab.model import codec
 from ztlab.model.config import NodeConfig
+from ztlab.model.management import Offer
 from ztlab.model.policy import Policy, PolicyTest
 
 ALICE = node(1, "alice", "client", "web", endpoint=False)
@@ -171,3 +172,85 @@ def test_a_node_that_changes_its_key_is_told_nothing_new_and_neither_are_strange
     assert told(changing, where) == told(GW1)
     for stranger in (GW2, MARY):
         assert told(stranger, where) == told(stranger)
+
+
+def offered(first: int = 100, second: int = 200) -> NetworkState:
+    """`db` behind gw1 and gw2, with these priorities."""
+    db = ResourceState(
+        name="db",
+        tag=100,
+        cidr="192.0.2.0/24",
+        gateway="gw1",
+        priority=first,
+        alternatives=(Offer(gateway="gw2", priority=second),),
+        via=("203.0.113.1/32",),
+    )
+    return replace(ALL, resources=(db,))
+
+
+def ways(where: NetworkState, prefix: str) -> list[str]:
+    """The peers that a client has PREFIX through; WireGuard knows one at most."""
+    return [peer["name"] for peer in told(ALICE, where)["peers"] if prefix in peer["allowed_ips"]]
+
+
+def without(where: NetworkState, *names: str) -> NetworkState:
+    return replace(where, nodes=tuple(node for node in where.nodes if node.name not in names))
+
+
+def drained(where: NetworkState, *names: str) -> NetworkState:
+    nodes = (replace(node, is_drained=node.name in names) for node in where.nodes)
+    return replace(where, nodes=tuple(nodes))
+
+
+def test_of_several_gateways_that_offer_a_resource_clients_have_it_through_one() -> None:
+    for where, through in (
+        (offered(), ["gw1"]),
+        (offered(200, 100), ["gw2"]),
+        (without(offered(), "gw1"), ["gw2"]),
+        (drained(offered(), "gw1"), ["gw2"]),
+        (drained(offered(200, 100), "gw2"), ["gw1"]),
+        (drained(offered(), "gw1", "gw2"), ["gw1"]),
+        (without(drained(offered(), "gw2"), "gw1"), ["gw2"]),
+        (without(offered(), "gw1", "gw2"), []),
+    ):
+        assert ways(where, "192.0.2.0/24") == ways(where, "203.0.113.1/32") == through
+
+
+def test_gateways_are_told_which_of_them_has_a_resource_and_clients_nothing_of_it() -> None:
+    for where, through in ((offered(), "gw1"), (offered(200, 100), "gw2")):
+        for who in (GW1, GW2, MARY):
+            assert told(who, where)["resources"] == [
+                {
+                    "name": "db",
+                    "tag": 100,
+                    "cidr": "192.0.2.0/24",
+                    "gateway": through,
+                    "via": ["203.0.113.1/32"],
+                }
+            ]
+        assert told(ALICE, where)["resources"] == []
+
+
+def test_a_drained_gateway_gives_the_way_between_clients_away_too() -> None:
+    assert ways(ALL, "10.77.0.0/16") == ["gw1"]
+    assert ways(drained(ALL, "gw1"), "10.77.0.0/16") == ["gw2"]
+    assert ways(drained(ALL, "gw1", "gw2"), "10.77.0.0/16") == ["gw1"]
+
+
+def test_a_view_that_follows_another_says_of_a_switch_what_a_fresh_one_says() -> None:
+    steps = [offered(), drained(offered(), "gw1"), offered(200, 100), offered(200, 300), ALL]
+    steps += [without(offered(), "gw1"), offered()]
+    before: View | None = None
+    for where in steps:
+        after = View.of(where, before)
+        fresh = View.of(where)
+        for one in where.nodes:
+            assert after.config(one.id) == fresh.config(one.id)
+            assert after.digest(one.id) == fresh.digest(one.id)
+        before = after
+
+
+def test_a_priority_that_decides_nothing_is_told_to_nobody() -> None:
+    before = View.of(offered(100, 200))
+    after = View.of(offered(100, 300), before)
+    assert {n.id for n in ALL.nodes if before.digest(n.id) != after.digest(n.id)} == set()

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from coordinator import validation
+from coordinator.state import ResourceState
 from tests.unit.coordinator.networks import network, node
-from ztlab.model.config import Resource
+from ztlab.model.management import Offer
 from ztlab.model.policy import Policy, PolicyTest, Rule
 
 GW = node(1, "gw1", "gateway")
 
 
-def resource(name: str, cidr: str, *, gateway: str = "gw1", via: tuple[str, ...] = ()) -> Resource:
-    return Resource(name=name, tag=100 + len(name), cidr=cidr, gateway=gateway, via=via)
+def resource(
+    name: str,
+    cidr: str,
+    *,
+    gateway: str = "gw1",
+    via: tuple[str, ...] = (),
+    others: Mapping[str, int] | None = None,
+) -> ResourceState:
+    """One behind GATEWAY (priority 100), and OTHERS by name with their priorities."""
+    return ResourceState(
+        name=name,
+        tag=100 + len(name),
+        cidr=cidr,
+        gateway=gateway,
+        alternatives=tuple(Offer(gateway=g, priority=p) for g, p in (others or {}).items()),
+        via=via,
+    )
 
 
 def faults(**changes: Any) -> list[str]:
@@ -65,10 +82,17 @@ def test_a_name_has_one_meaning() -> None:
             ],
             "resources.a.cidr",
         ),
+        (
+            [  # both behind gw1, until it is revoked
+                resource("a", "192.0.2.0/24", via=("203.0.113.1/32",), others={"gw2": 200}),
+                resource("bb", "198.51.100.0/24", via=("203.0.113.1/32",), others={"gw3": 200}),
+            ],
+            "resources.bb.via[0]",
+        ),
     ],
 )
 def test_a_prefix_that_wireguard_would_move_is_refused(
-    resources: list[Resource], path: str
+    resources: list[ResourceState], path: str
 ) -> None:
     (line,) = faults(resources=tuple(resources))
     assert line.startswith(f"{path}: ")
@@ -82,8 +106,20 @@ def test_a_prefix_that_wireguard_would_move_is_refused(
         [resource(n, f"192.0.{i}.0/24", via=("203.0.113.1/32",)) for i, n in enumerate("ab")],
     ],
 )
-def test_nested_prefixes_and_an_exit_are_fine(resources: list[Resource]) -> None:
+def test_nested_prefixes_and_an_exit_are_fine(resources: list[ResourceState]) -> None:
     assert faults(resources=tuple(resources)) == []
+
+
+def test_of_two_gateways_that_offer_a_resource_one_goes_first() -> None:
+    both = [resource("a", "192.0.2.0/24", others={"gw2": 200, "gw3": 50})]
+    assert faults(resources=tuple(both)) == []
+
+    alike = [resource("a", "192.0.2.0/24", others={"gw2": 200, "gw3": 100, "gw1": 7})]
+    assert faults(resources=tuple(alike)) == [
+        "resources.a.alternatives[1].priority: 100 is that of gateway gw1, want another for "
+        "gateway gw3",
+        "resources.a.alternatives[2].gateway: gw1 offers it already",
+    ]
 
 
 def policy(*tests: PolicyTest) -> Policy:

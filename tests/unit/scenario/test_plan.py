@@ -34,8 +34,15 @@ def test_the_document_is_what_the_management_api_takes() -> None:
     document = load(SCENARIOS / "gateway.yaml").plan().document
     assert document["identities"] == ["staff", "gateway"]
     assert document["resources"] == [
-        {"name": "office", "cidr": "192.168.50.2/31", "gateway": "gw", "via": []},
-        {"name": "files", "cidr": "192.168.50.3/32", "gateway": "gw", "via": []},
+        {
+            "name": name,
+            "cidr": cidr,
+            "gateway": "gw",
+            "priority": 100,
+            "alternatives": [],
+            "via": [],
+        }
+        for name, cidr in (("office", "192.168.50.2/31"), ("files", "192.168.50.3/32"))
     ]
     assert document["policy"]["rules"][0] == {
         "id": "staff-to-office",
