@@ -13,6 +13,7 @@ whoever has the old authority's key gets no use out of a proof after the switch.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -92,7 +93,7 @@ def begin(settings: Settings) -> Progress:
         if not files.next_authority.exists():
             tls.make_authority(files.next_authority, files.next_authority_key)
             _give_as(files.next_authority, files.authority.stat())
-            _note(settings, "begin")
+            _note(settings, "begin", tls.read_authorities(settings))
     return progress(settings)
 
 
@@ -118,8 +119,9 @@ def switch(settings: Settings, *, force: bool = False) -> Progress:
         tls.make_server(files, settings.names, days, files.next_authority, key)
         if key != files.authority_key:
             os.replace(key, files.authority_key)
+        # Before the last step: whoever is stopped here switches again, and it is not left unsaid.
+        _note(settings, "switch", tls.read_authorities(settings)[-1:])
         os.replace(files.next_authority, files.authority)
-        _note(settings, "switch")
     return progress(settings)
 
 
@@ -169,9 +171,7 @@ def _give_as(path: os.PathLike[str], owner: os.stat_result) -> None:
         os.chown(path, owner.st_uid, owner.st_gid)
 
 
-def _note(settings: Settings, action: str) -> None:
-    after: dict[str, Any] = {
-        "sha256": [tls.fingerprint(pem).hex() for pem in tls.read_authorities(settings)]
-    }
+def _note(settings: Settings, action: str, authorities: Sequence[str]) -> None:
+    after: dict[str, Any] = {"sha256": [tls.fingerprint(pem).hex() for pem in authorities]}
     with opened(settings.database_url) as store, store.writing() as session:
         audit.record(session, audit.OPERATOR, action, "authority", "tls", None, after, clock.now())

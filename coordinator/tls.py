@@ -152,7 +152,7 @@ def renew(settings: Settings, *, even_if_fresh: bool = False) -> bool:
 
 def prepare(directory: Path, names: tuple[str, ...], days: int = SERVER_DAYS) -> None:
     """Make what is missing: the authority once, the server certificate whenever NAMES changed, or
-    a third of its DAYS is left.
+    a third of its DAYS is left, or it and its key are not of one making.
 
     Safe to repeat. A changed authority would lock every node out, so it is never replaced.
     """
@@ -206,6 +206,11 @@ def make_server(
             hint="restore authority.pem and authority.key; every node pins them",
         ) from error
     assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+    if loaded.public_key() != authority.public_key():
+        raise ZtError(
+            f"{key_path} is not the key of {authority_path}",
+            hint="was a switch interrupted? run `zt-coordinator authority switch` again",
+        )
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0][:64])])
     builder = _builder(subject, authority.subject, key, days)
@@ -283,12 +288,16 @@ def _alternative_names(names: tuple[str, ...]) -> list[x509.GeneralName]:
 
 def _server_fits(files: TlsFiles, names: tuple[str, ...], days: int) -> bool:
     from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     if not (files.server.exists() and files.server_key.exists()):
         return False
     try:
         certificate = x509.load_pem_x509_certificate(files.server.read_bytes())
+        key = load_pem_private_key(files.server_key.read_bytes(), None)
     except ValueError:  # no certificate at all: half of one, from a disk that was full
+        return False
+    if key.public_key() != certificate.public_key():  # stopped between the one and the other
         return False
     found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     left = certificate.not_valid_after_utc - clock.now()

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import select
 
-from coordinator import authority, clock, tls
+from coordinator import authority, clock, setup, tls
 from coordinator.certificates import Certificates
 from coordinator.settings import Settings
+from coordinator.store.engine import opened
+from coordinator.store.models import AuditRow
 from tests.unit.coordinator import networks
 from ztlab.errors import ZtError
+
+if TYPE_CHECKING:
+    from _typeshed import StrPath
 
 
 def age(settings: Settings) -> None:
@@ -100,3 +108,52 @@ def test_a_switch_that_was_interrupted_is_done_again(settings: Settings, interru
     assert [tls.fingerprint(pem).hex() for pem in running.shown.authorities] == [coming]
     assert tls.renew(settings, even_if_fresh=True), "its key is where renewals look for it"
     assert Certificates(settings).shown.authorities == running.shown.authorities
+
+
+class Stopped(BaseException):
+    """As a process that is killed: nothing of it goes on."""
+
+
+def stop_before(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The STEP-th file (from 0) that is about to be put in its place never is."""
+    put, steps = os.replace, itertools.count()
+
+    def counted(source: StrPath, target: StrPath) -> None:
+        if next(steps) == step:
+            raise Stopped
+        put(source, target)
+
+    monkeypatch.setattr(os, "replace", counted)
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_stopped_at_any_step_of_a_switch_init_repairs_it_and_it_can_be_done_again(
+    settings: Settings, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming = authority.begin(settings).coming
+    with monkeypatch.context() as stopping:
+        stop_before(step, stopping)
+        with pytest.raises(Stopped):
+            authority.switch(settings)
+
+    setup.initialise(settings)  # as the error at the next start says
+    assert Certificates(settings).shown.expires_at > clock.now() + timedelta(days=80)
+    found = authority.switch(settings)
+    assert (found.current, found.coming) == (coming, None)
+    assert [tls.fingerprint(p).hex() for p in Certificates(settings).shown.authorities] == [coming]
+    with opened(settings.database_url) as store, store.reading() as session:
+        rows = session.scalars(select(AuditRow).where(AuditRow.kind == "authority")).all()
+    assert [row.action for row in rows] == ["begin", *["switch"] * (1 if step < 3 else 2)]
+    assert rows[-1].after == {"sha256": [coming]}
+
+
+@pytest.mark.parametrize("step", range(2))
+def test_stopped_while_the_certificate_is_renewed_init_repairs_it(
+    settings: Settings, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as stopping:
+        stop_before(step, stopping)
+        with pytest.raises(Stopped):
+            tls.renew(settings, even_if_fresh=True)
+    setup.initialise(settings)
+    assert Certificates(settings).look() is False
