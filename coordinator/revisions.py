@@ -9,6 +9,7 @@ leaves nothing: the document is that of the one before.
 from __future__ import annotations
 
 import json
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -84,11 +85,12 @@ def find(session: Session, epoch: str, number: int) -> RevisionRow:
 def document_at(session: Session, epoch: str, number: int) -> Document:
     """The document as it was at a revision; NotFound if that is not known (any more)."""
     target = find(session, epoch, number)
-    found = document.of(state.load(session))
+    past = _Past(document.of(state.load(session)))
     later = select(RevisionRow.undo).where(RevisionRow.id > target.id)
     for undo in session.scalars(later.order_by(RevisionRow.id.desc())):
-        _apply(found, json.loads(zlib.decompress(undo)))
-    return found
+        past.undo(json.loads(zlib.decompress(undo)))
+        time.sleep(0)  # the others' turn: all requests are of one thread
+    return past.document()
 
 
 def parse(text: str) -> Revision:
@@ -130,37 +132,54 @@ def _undo(before: NetworkState, written: Sequence[Difference]) -> Iterator[list[
         yield [one.kind, one.name, was, place]
 
 
-def _apply(found: Document, undo: list[list[Any]]) -> None:
-    """Turn FOUND into the document before."""
-    rules = {rule["id"]: rule for rule in found["policy"]["rules"]}
-    resources = {resource["name"]: resource for resource in found["resources"]}
-    identities = set(found["identities"])
-    order = None
-    deleted: list[tuple[int, Mapping[str, Any]]] = []
-    for kind, name, was, place in undo:
-        if kind == "identity":
-            (identities.discard if was is None else identities.add)(name)
-        elif kind == "group":
-            _put(found["groups"], name, None if was is None else was["members"])
-        elif kind == "resource":
-            _put(resources, name, None if was is None else _resource(was))
-        elif kind == "policy":
-            found["policy"].update({part: was[part] for part in _PARTS if part in was})
-            order = was.get(_ORDER)
-        elif place is not None:
-            deleted.append((place, was))
-        else:
-            _put(rules, name, was)
-    listed = list(rules.values())
-    for place, rule in sorted(deleted, key=lambda one: one[0]):
-        listed.insert(place, dict(rule))
-    if order is not None:
-        ranks = {rule_id: rank for rank, rule_id in enumerate(order)}
-        listed.sort(key=lambda rule: ranks[rule["id"]])
-    found["policy"]["rules"] = listed
-    found["identities"] = sorted(identities)
-    found["groups"] = dict(sorted(found["groups"].items()))
-    found["resources"] = [resources[name] for name in sorted(resources)]
+class _Past:
+    """A document on its way back; what an undo does not touch costs nothing."""
+
+    def __init__(self, present: Document) -> None:
+        policy = present["policy"]
+        self._identities = set(present["identities"])
+        self._groups = dict(present["groups"])
+        self._resources = {resource["name"]: resource for resource in present["resources"]}
+        self._parts = {part: policy[part] for part in _PARTS}
+        self._rules = {rule["id"]: rule for rule in policy["rules"]}
+        self._order = [*self._rules]
+
+    def undo(self, steps: list[list[Any]]) -> None:
+        """Go back to the document before."""
+        order = None
+        added: set[str] = set()
+        deleted: list[tuple[int, str]] = []
+        for kind, name, was, place in steps:
+            if kind == "identity":
+                (self._identities.discard if was is None else self._identities.add)(name)
+            elif kind == "group":
+                _put(self._groups, name, None if was is None else was["members"])
+            elif kind == "resource":
+                _put(self._resources, name, None if was is None else _resource(was))
+            elif kind == "policy":
+                self._parts.update({part: was[part] for part in _PARTS if part in was})
+                order = was.get(_ORDER)
+            else:
+                _put(self._rules, name, was)
+                if was is None:
+                    added.add(name)
+                elif place is not None:
+                    deleted.append((place, name))
+        if added:
+            self._order = [name for name in self._order if name not in added]
+        for place, name in sorted(deleted):
+            self._order.insert(place, name)
+        if order is not None:
+            self._order = order
+
+    def document(self) -> Document:
+        """As far back as it is now."""
+        return {
+            "identities": sorted(self._identities),
+            "groups": dict(sorted(self._groups.items())),
+            "resources": [self._resources[name] for name in sorted(self._resources)],
+            "policy": {**self._parts, "rules": [self._rules[name] for name in self._order]},
+        }
 
 
 def _resource(was: Mapping[str, Any]) -> dict[str, Any]:

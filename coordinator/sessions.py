@@ -19,6 +19,7 @@ from coordinator.errors import Unauthenticated
 from coordinator.secrets import digest, fresh
 from coordinator.store.models import AdminTokenRow, SessionRow
 
+MOST = 20  # of one administrator; beyond them the oldest ends
 TTL = timedelta(hours=8)  # a working day; whoever comes back tomorrow shows the token again
 
 
@@ -43,6 +44,9 @@ def begin(session: Session, token: str, now: datetime) -> str:
     if row is None:
         raise Unauthenticated("want an administrator's token")
     session.execute(delete(SessionRow).where(SessionRow.expires_at <= now))
+    theirs = select(SessionRow.hash).where(SessionRow.token_name == row.name)
+    oldest = theirs.order_by(SessionRow.created_at.desc(), SessionRow.hash).offset(MOST - 1)
+    session.execute(delete(SessionRow).where(SessionRow.hash.in_(session.scalars(oldest).all())))
     cookie = fresh("zts")
     made = SessionRow(
         hash=digest(cookie),

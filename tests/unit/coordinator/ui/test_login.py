@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy import select, update
 from werkzeug.test import TestResponse
 
-from coordinator import access, clock
+from coordinator import access, clock, sessions
 from coordinator.api.context import Service
 from coordinator.store.models import SessionRow
 from tests.unit.coordinator.conftest import Call
@@ -157,6 +157,20 @@ def test_a_session_ends_with_its_time(service: Service, owner: Person) -> None:
     assert is_inside(owner)
     with service.store.reading() as session:
         assert len(session.scalars(select(SessionRow)).all()) == 1  # the old one is swept
+
+
+def test_an_administrator_has_so_many_sessions_and_a_new_one_ends_the_oldest(
+    service: Service, meet: Meet, owner: Person
+) -> None:
+    viewer = meet("viewer")
+    for n in range(sessions.MOST):
+        assert is_inside(viewer), n
+        with service.store.writing() as session:
+            sessions.begin(session, viewer.token, clock.now() + timedelta(seconds=1 + n))
+    assert not is_inside(viewer) and is_inside(owner)
+    with service.store.reading() as session:
+        theirs = select(SessionRow).where(SessionRow.token_name == "viewer")
+        assert len(session.scalars(theirs).all()) == sessions.MOST
 
 
 def test_a_session_speaks_to_the_api_with_the_role_of_its_token(
