@@ -60,11 +60,11 @@ class Traffic:
         for node in self._at:
             address = lab.tunnel_addresses(node)[0].partition("/")[0]
             self._targets.append((address, PORT))
-            self._receivers[stack.enter_context(_bound(lab, node, address, PORT))] = node
+            self._receivers[stack.enter_context(bound(lab, node, address, PORT))] = node
         for node in self.names:
             address = lab.tunnel_addresses(node)[0].partition("/")[0]
             self._owner[address] = node
-            self._senders.append(stack.enter_context(_bound(lab, node, address, 0)))
+            self._senders.append(stack.enter_context(bound(lab, node, address, 0)))
         for work in (self._send, self._take):
             thread = threading.Thread(target=work, daemon=True)
             thread.start()
@@ -106,7 +106,9 @@ class Traffic:
 
 
 @contextmanager
-def _bound(lab: Lab, node: str, address: str, port: int) -> Iterator[socket.socket]:
+def bound(lab: Lab, node: str, address: str, port: int) -> Iterator[socket.socket]:
+    """A UDP socket of NODE's at ADDRESS and PORT (0: any), which does not wait."""
+
     def make() -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.bind((address, port))

@@ -12,7 +12,7 @@ from importlib import import_module
 
 from tests.bench import report
 
-PARTS = ("crud", "enrol", "mesh", "hub", "revocation")
+PARTS = ("crud", "enrol", "mesh", "hub", "revocation", "enforced")
 
 
 def main() -> int:

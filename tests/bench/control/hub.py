@@ -14,7 +14,7 @@ from tests.bench.report import Figure, at_most, beside, claim
 
 CLIENTS = int(os.environ.get("ZT_BENCH_CLIENTS", "5000"))
 RULES = 1000
-ROUNDS = 20
+ROUNDS = 100
 OPEN_S, SETTLE_S = 600.0, 300.0
 
 
@@ -47,15 +47,19 @@ def one_rule(served: Served, owner: Owner, agents: Agents) -> list[Figure]:
         begun = time.monotonic()
         owner.ask("PATCH", "/policy/rules/r1", rule)
         told = collect(agents, lambda found: any(one.node == "gateway0" for one in found))
-        time.sleep(0.2)  # for those who should not be told
+        # By the time that the gateway's acknowledgement is stored, whoever else is told was told.
+        converge(owner)
         told += agents.told()
         (mine,) = (one for one in told if one.node == "gateway0")
         waits.append((mine.at - begun) * 1000)
         sizes.append(mine.size)
         strangers += len(told) - 1
+    time.sleep(1)  # and whoever was later is here by now
+    strangers += len(agents.told())
     waits.sort()
+    p99 = waits[len(waits) * 99 // 100 - 1]
     return [
-        at_most("one rule changed: the gateway has it, p99", [waits[-1]], "ms", 1000),
+        at_most("one rule changed: the gateway has it, p99", [p99], "ms", 1000),
         beside("  median", waits, "ms"),
         beside("  bytes to the gateway", [float(size) for size in sizes], "B"),
         claim("  no other node is sent a configuration", holds=strangers == 0),
@@ -112,10 +116,15 @@ def collect(agents: Agents, is_enough: Callable[[list[Told]], bool]) -> list[Tol
 
 
 def settled(owner: Owner, agents: Agents) -> None:
-    """Wait until every node acknowledged what is wanted of it."""
+    """Wait until every node acknowledged what is wanted of it, and forget what it took."""
+    converge(owner, every_s=0.5)
+    agents.told()
+
+
+def converge(owner: Owner, every_s: float = 0.05) -> None:
+    """Wait until every node acknowledged what is wanted of it; asks EVERY_S seconds."""
     deadline = time.monotonic() + SETTLE_S
     while not owner.ask("GET", "/network")["has_converged"]:
         if time.monotonic() > deadline:
             raise TimeoutError("the network never converged")
-        time.sleep(0.5)
-    agents.told()
+        time.sleep(every_s)
