@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Type = Literal["text", "optional", "number", "choice", "words", "ports", "proto", "offers"]
+Type = Literal["text", "optional", "number", "choice", "flag", "words", "ports", "proto", "offers"]
+FLAG = (("false", "no"), ("true", "yes"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,7 @@ class Field:
 
     type      optional: left empty it is null; words, ports: separated by blanks, commas or lines;
               number, proto: left empty they are not sent; offers: gateway and priority, by lines
-    choices   of type choice: (value, what it says)
+    choices   of type choice (and of flag: FLAG): (value, what it says)
     names     whose names are offered: "principals", "identities" or "gateways"
     is_fixed  cannot be changed once the object is there
     """
@@ -102,6 +103,8 @@ def _value(kind: Type, text: str) -> Any:
         return text or None
     if kind in ("number", "proto"):
         return number(text)
+    if kind == "flag":
+        return {"true": True, "false": False}.get(text, text)
     if kind == "words":
         return words(text)
     if kind == "ports":
@@ -112,16 +115,16 @@ def _value(kind: Type, text: str) -> Any:
 
 
 def _offer(line: str) -> dict[str, Any]:
-    """`gw2 200`: the priority is the last word; without one the API asks for it."""
-    gateway, _, priority = line.strip().rpartition(" ")
-    if not gateway:
-        return {"gateway": line.strip()}
-    return {"gateway": gateway.strip(), "priority": number(priority)}
+    """`gw2 200`: the priority is what follows the name; of none the API says what it wants."""
+    gateway, *rest = line.split()
+    return {"gateway": gateway, "priority": number(" ".join(rest))}
 
 
 def _text(kind: Type, value: Any) -> str:
     if value is None:
         return ""
+    if kind == "flag":
+        return "true" if value else "false"
     if kind == "words":
         return "\n".join(map(str, value))
     if kind == "ports":

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from coordinator.access import ADMIN_ROLES, AdminRole
-from coordinator.ui.forms import Field
+from coordinator.ui.forms import FLAG, Field
 
 _NAME_HINT = "1 to 63 letters, digits, “-”, “_” or “.”"
 ROLES = (
@@ -46,6 +46,7 @@ class Kind:
     faults: str = ""
     can_create: bool = True
     can_edit: bool = True
+    can_delete: bool = True
     can_preview: bool = True
     removal: str = "Delete"
     warning: str = ""
@@ -78,6 +79,7 @@ NODES = Kind(
         ),
     ),
     columns=(),
+    finds=(("name_contains", "Name contains"), ("client_id", "Client ID, or a former one")),
     faults="nodes",
     can_create=False,
     removal="Revoke",
@@ -89,11 +91,26 @@ GATEWAYS = Kind(
     path="/gateways",
     one="gateway",
     many="Gateways",
-    about="Nodes that clients connect to, and what lies behind each.",
-    fields=(),
+    about="Nodes that clients connect to, and what each offers. To be rid of one, revoke the node.",
+    fields=(
+        Field(
+            name="endpoint",
+            label="Endpoint",
+            type="optional",
+            hint="HOST:PORT where clients reach its WireGuard.",
+        ),
+        Field(
+            name="is_drained",
+            label="Drained",
+            type="flag",
+            choices=FLAG,
+            hint="Of what other gateways offer too, clients use nothing through a drained one.",
+        ),
+    ),
     columns=(),
+    faults="nodes",
     can_create=False,
-    can_edit=False,
+    can_delete=False,
 )
 IDENTITIES = Kind(
     slug="identities",
@@ -160,6 +177,7 @@ RESOURCES = Kind(
         ("name", "Name"),
         ("cidr", "Prefix"),
         ("gateway", "Gateway"),
+        ("alternatives", "Others"),
         ("in_use", "In use"),
         ("via", "Routers"),
         ("tag", "Tag"),
@@ -327,7 +345,8 @@ REVISIONS = Kind(
     can_edit=False,
 )
 KINDS = {
-    kind.slug: kind for kind in (NODES, IDENTITIES, GROUPS, RESOURCES, RULES, SETUP_KEYS, TOKENS)
+    kind.slug: kind
+    for kind in (NODES, GATEWAYS, IDENTITIES, GROUPS, RESOURCES, RULES, SETUP_KEYS, TOKENS)
 }
 
 

@@ -11,7 +11,7 @@ from coordinator.ui import forms, guard
 from coordinator.ui.changes import changes
 from coordinator.ui.forms import Field, Placed
 from coordinator.ui.inside import Answer, Refusal, at, get, is_asked_only, write
-from coordinator.ui.kinds import KINDS, NODES, RULES, SETUP_KEYS, TOKENS, Kind, may
+from coordinator.ui.kinds import GATEWAYS, KINDS, NODES, RULES, SETUP_KEYS, TOKENS, Kind, may
 from coordinator.ui.listing import listed
 from coordinator.ui.page import blueprint, go, render
 
@@ -60,7 +60,7 @@ def edit(slug: str, name: str) -> AnyResponse:
     kind, fields = _writable(slug), _open(_writable(slug))
     tag = request.form.get("etag") or None
     wanted = forms.typed(fields, request.form)
-    if kind is not NODES:
+    if kind not in (NODES, GATEWAYS):  # nodes are renamed, and a gateway is a node
         wanted[kind.key] = name
     answer = write("PUT", at(kind.path, name), wanted, tag=tag)
     if answer.is_ok and not is_asked_only():
@@ -80,14 +80,14 @@ def edit(slug: str, name: str) -> AnyResponse:
 
 @blueprint.get(f"/<{_SLUGS}:slug>/<name>/delete")
 def deletion(slug: str, name: str) -> Response:
-    kind = _writable(slug)
+    kind = _deletable(slug)
     found = get(at(kind.path, name))
     return _confirm(kind, name, found)
 
 
 @blueprint.post(f"/<{_SLUGS}:slug>/<name>/delete")
 def delete(slug: str, name: str) -> AnyResponse:
-    kind = _writable(slug)
+    kind = _deletable(slug)
     answer = write("DELETE", at(kind.path, name), tag=request.form.get("etag") or None)
     if answer.is_ok and not is_asked_only():
         return go("nodes") if kind is NODES else _to_list(kind)
@@ -106,6 +106,13 @@ def _writable(slug: str, *, creates: bool = False) -> Kind:
     return kind
 
 
+def _deletable(slug: str) -> Kind:
+    kind = _writable(slug)
+    if not kind.can_delete:
+        abort(404)
+    return kind
+
+
 def _open(kind: Kind) -> tuple[Field, ...]:
     if not kind.can_edit:
         abort(404)
@@ -113,7 +120,9 @@ def _open(kind: Kind) -> tuple[Field, ...]:
 
 
 def _to_list(kind: Kind) -> AnyResponse:
-    return go("policy") if kind is RULES else go("listing", slug=kind.slug)
+    if kind is RULES:
+        return go("policy")
+    return go("gateways") if kind is GATEWAYS else go("listing", slug=kind.slug)
 
 
 def _as_typed(fields: tuple[Field, ...]) -> dict[str, str]:

@@ -36,23 +36,23 @@ def network_faults(scenario: Scenario) -> Iterator[str]:
 
 def _offer_faults(scenario: Scenario, path: str, resource: ResourceSpec) -> Iterator[str]:
     """Faults of the gateways that offer RESOURCE: which goes first must be said."""
-    offers = [("gateway", resource.gateway, resource.priority)]
+    offers = [(path, resource.gateway, resource.priority)]
     for i, offer in enumerate(resource.alternatives):
-        offers.append((f"alternatives[{i}]", offer.gateway, offer.priority))
+        offers.append((f"{path}.alternatives[{i}]", offer.gateway, offer.priority))
     gateways: set[str] = set()
     priorities: dict[int, str] = {}
     for where, gateway, priority in offers:
         role = scenario.nodes[gateway].role
         if role != "gateway":
-            yield f"{path}.{where}: {gateway} has role {role}, want gateway"
+            yield f"{where}.gateway: {gateway} has role {role}, want gateway"
         if gateway in gateways:
-            yield f"{path}.{where}: {gateway} offers it already"
+            yield f"{where}.gateway: {gateway} offers it already"
             continue
         gateways.add(gateway)
         other = priorities.setdefault(priority, gateway)
         if other != gateway:
             yield (
-                f"{path}.{where}: {priority} is the priority of gateway {other}, want another "
+                f"{where}.priority: {priority} is that of gateway {other}, want another "
                 f"for gateway {gateway}"
             )
 

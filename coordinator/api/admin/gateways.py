@@ -24,6 +24,7 @@ class GatewayQuery(NamedQuery):
     endpoint: str | None = field(default=None)
     public_key: str | None = field(default=None)
     client_id: str | None = field(default=None)
+    is_drained: bool | None = field(default=None)
 
 
 def _read(session: Session, name: str) -> Answer:
@@ -50,6 +51,7 @@ COLLECTION = Collection(
             "public_key": NodeRow.public_key,
             "client_id": NodeRow.client_id,
         },
+        filters={"is_drained": NodeRow.is_drained.is_(True)},
         describe=gateways.describe_all,
     ),
     query=GatewayQuery,

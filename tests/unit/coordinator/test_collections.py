@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from flask import Flask
@@ -12,9 +13,12 @@ from werkzeug.test import TestResponse
 
 from coordinator import access, clock
 from coordinator.api.context import Service
+from coordinator.store.models import FormerKeyRow
 from tests.unit.coordinator.conftest import Call
+from tests.unit.coordinator.networks import key
 from tests.unit.coordinator.test_network import add_node
 from ztlab.model.codec import decode
+from ztlab.model.identity import client_id
 from ztlab.model.management import NodeConfiguration
 
 
@@ -109,6 +113,28 @@ def test_a_list_is_filtered_by_fields_and_by_parts_of_names(call: Call, service:
     assert names(call("GET", "/nodes?name_contains=2")) == ["n2"]
     assert names(call("GET", "/nodes?name_contains=_")) == []  # it is no wildcard
     assert names(call("GET", "/nodes?name_contains=%25")) == []
+
+
+def test_a_node_is_found_by_what_its_key_was(call: Call, service: Service) -> None:
+    for number in (1, 2):
+        add_node(service, number, "mesh")
+    with service.store.writing() as session:
+        session.add(
+            FormerKeyRow(
+                public_key=key(9),
+                client_id=client_id(key(9)),
+                node_id="node-1",
+                since=clock.now(),
+                until=clock.now(),
+            )
+        )
+    for number, found in ((1, ["n1"]), (9, ["n1"]), (2, ["n2"]), (8, [])):
+        public_key = quote(key(number), safe="")
+        assert names(call("GET", f"/nodes?client_id={client_id(key(number))}")) == found
+        assert names(call("GET", f"/nodes?public_key={public_key}")) == found
+    assert names(call("GET", f"/nodes?client_id={client_id(key(9))}&role=client")) == []
+    call("DELETE", "/nodes/n1")
+    assert names(call("GET", f"/nodes?client_id={client_id(key(9))}")) == ["n1"]
 
 
 @pytest.mark.parametrize(

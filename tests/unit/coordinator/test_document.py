@@ -23,6 +23,11 @@ groups:
 resources:
   - {name: db, cidr: 192.0.2.0/24, gateway: gw1, via: [203.0.113.1/32]}
   - {name: six, cidr: "2001:db8::/32", gateway: gw1}
+  - name: two
+    cidr: 198.51.100.0/24
+    gateway: gw1
+    priority: 10
+    alternatives: [{gateway: gw2, priority: 20}]
 policy:
   default: deny
   rules:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.coordinator.process import PROGRAM, Coordinator, cli, running
+from ztlab.model.management import Offer
 
 TEXT = """\
 # who may reach whom
@@ -95,6 +96,39 @@ def test_what_is_exported_is_applied_without_a_change_and_exported_alike(
     assert run("export").stdout == text
     json_said = json.loads(run("apply", "-f", str(applied), "--dry-run", "--json").stdout)
     assert json_said["preview"]["change_count"] == 0 and not json_said["is_applied"]
+
+
+def test_two_gateways_of_a_resource_are_exported_applied_and_compared(
+    here: Coordinator, run: Run, applied: Path
+) -> None:
+    one = "{name: lan, cidr: 192.0.2.0/24, gateway: gw}"
+    both = one.replace("}", ", alternatives: [{gateway: gw2, priority: 20}]}")
+    second = both.replace("gateway: gw,", "gateway: gw, priority: 30,")
+    here.enrol("gw2", role="gateway")
+
+    def write(resource: str) -> None:
+        applied.write_text(f"{TEXT}resources:\n  - {resource}\n")
+
+    write(one)
+    run("apply", "-f", str(applied), "--yes")
+    assert f"  - {one}\n" in run("export").stdout  # what nobody said is not said
+    write(both)
+    shown = run("apply", "-f", str(applied), "--yes").stdout
+    assert "- resource lan: {cidr: 192.0.2.0/24, gateway: gw}" in shown
+    assert "+ resource lan: {cidr: 192.0.2.0/24, gateway: gw, alternatives: [{gateway: gw2" in shown
+    write(second)
+    run("apply", "-f", str(applied), "--yes")
+    with closing(here.admin()) as admin:
+        (lan,) = admin.resources()
+        assert (lan.priority, lan.alternatives) == (30, (Offer(gateway="gw2", priority=20),))
+        assert lan.in_use == "gw2"
+        admin.drain_gateway("gw2", is_drained=True)
+        (lan,) = admin.resources()
+        assert lan.in_use == "gw"
+        assert [one.name for one in admin.gateways(is_drained=True)] == ["gw2"]
+    assert f"  - {second}\n" in (exported := run("export").stdout)
+    applied.write_text(exported)
+    assert run("apply", "-f", str(applied)).stdout == "no change\n"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
+import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from tests.unit.coordinator.test_network import add_node
 from ztlab.errors import NotFound
 from ztlab.model import codec
 from ztlab.model.config import Revision
+from ztlab.model.management import Offer
 
 ON_BOTH_STORES = True
 NOW = clock.now()
@@ -67,7 +71,14 @@ def random_document(chance: random.Random) -> Document:
         chance.shuffle(rules)
     more = [f"i{n}" for n in range(6) if chance.random() < 0.5]
     resources = [
-        {"name": f"net{n}", "cidr": f"192.0.{n}.0/24", "gateway": "n1", "via": []}
+        {
+            "name": f"net{n}",
+            "cidr": f"192.0.{n}.0/24",
+            "gateway": "n1",
+            "priority": chance.randrange(3),
+            "alternatives": [{"gateway": "n2", "priority": 9}][: chance.randrange(2)],
+            "via": [],
+        }
         for n in range(4)
         if chance.random() < 0.5
     ]
@@ -87,6 +98,7 @@ def random_document(chance: random.Random) -> Document:
 def test_whatever_was_changed_each_revision_is_read_back_as_it_was(service: Service) -> None:
     chance = random.Random(7)
     add_node(service, 1, "gateway")
+    add_node(service, 2, "gateway")
     seen: dict[int, Document] = {}
     revision = None
     for step in range(40):
@@ -133,6 +145,29 @@ def test_a_rollback_is_a_new_revision_with_the_old_document(service: Service) ->
         assert (row.actor, row.name) == (BY, f"{then.epoch}/{then.number}")
         assert audit.verify(session).is_intact
     assert back(service, now) == now  # again: nothing
+
+
+def test_a_resource_of_before_there_were_priorities_is_read_back_with_the_usual_one(
+    service: Service,
+) -> None:
+    add_node(service, 1, "gateway")
+    add_node(service, 2, "gateway")
+    body = ResourceBody(name="lan", cidr="192.0.2.0/24", gateway="n1")
+    then = change(service, lambda s: catalog.put_resource(s, body, NOW))
+    old = present(service)
+    more = replace(body, alternatives=(Offer(gateway="n2", priority=1),))
+    revision = change(service, lambda s: catalog.put_resource(s, more, NOW))
+    with service.store.writing() as session:
+        key = {"epoch": revision.epoch, "number": revision.number}
+        row = session.scalars(select(RevisionRow).filter_by(**key)).one()
+        ((kind, name, was, place),) = json.loads(zlib.decompress(row.undo))
+        assert was.pop("priority") == 100 and was.pop("alternatives") == []
+        # As the program wrote it that knew of none.
+        row.undo = zlib.compress(codec.canonical([[kind, name, was, place]]))
+
+    assert at(service, then) == old
+    back(service, then)
+    assert present(service) == old
 
 
 def test_a_rollback_that_does_not_fit_any_more_says_why_and_does_nothing(service: Service) -> None:

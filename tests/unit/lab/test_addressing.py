@@ -47,6 +47,16 @@ def test_a_host_of_a_lan_is_on_that_lan_only_and_routes_through_the_gateway() ->
     assert files.addresses == ("192.168.9.3/24", "fd09::3/64")
 
 
+def test_another_gateway_of_a_lan_is_on_it_like_a_host_and_goes_out_by_itself() -> None:
+    second = NodePlan(name="gate2", role="gateway", lan="office")
+    plan = replace(BEHIND_A_GATEWAY, nodes=(*BEHIND_A_GATEWAY.nodes, second))
+    assert {c.gateways for c in of(plan, "printer")} == {("192.168.9.1", "fd09::1")}  # the first
+    underlay, lan = of(plan, "gate2")
+    assert (underlay.interface, lan.bridge) == ("eth0", of(plan, "gate")[1].bridge)
+    assert lan.addresses == ("192.168.9.4/24", "fd09::4/64")
+    assert lan.gateways == ()
+
+
 def test_two_lans_are_two_bridges() -> None:
     plan = replace(
         BEHIND_A_GATEWAY,

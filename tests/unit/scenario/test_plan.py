@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,3 +85,33 @@ def test_another_name_can_be_given_and_is_checked() -> None:
     assert scenario.plan("3node-gw0-17").name == "3node-gw0-17"
     with pytest.raises(SchemaError):
         scenario.plan("no.dots")
+
+
+def test_a_second_gateway_of_a_resource_stands_in_plan_and_document() -> None:
+    metric = {"at": "gate1", "name": "zt_peers", "equals": 1}
+    text: dict[str, Any] = {
+        "name": "two",
+        "nodes": {
+            "laptop": {"role": "client"},
+            "gate1": {"role": "gateway", "lan": "office"},
+            "gate2": {"role": "gateway", "lan": "office"},
+        },
+        "lans": {"office": {"gateway": "gate1", "prefixes": ["192.168.50.0/24"]}},
+        "resources": {
+            "office": {
+                "cidr": "192.168.50.0/24",
+                "gateway": "gate1",
+                "priority": 7,
+                "alternatives": [{"gateway": "gate2", "priority": 9}],
+            }
+        },
+        "policy": {"rules": []},
+        "steps": [{"name": "look", "expect": {"metric": metric}}],
+    }
+    plan = from_data(text).plan()
+    (resource,) = plan.document["resources"]
+    assert resource == {"name": "office", "via": [], **text["resources"]["office"]}
+    assert {n.name: n.lan for n in plan.nodes if n.role == "gateway"} == {
+        "gate1": "office",
+        "gate2": "office",
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from typing import Any
 
 import pytest
@@ -223,6 +224,70 @@ def test_a_node_is_renamed_and_revoked(owner: Person, service: Service, network:
     assert "Its traffic stops" in owner.get("/ui/nodes/anna/delete")
     assert owner.send("/ui/nodes/anna/delete") == "/ui/nodes"
     assert network("GET", "/nodes/anna")["revoked_at"] is not None
+
+
+def test_a_resource_gets_another_gateway_with_a_priority(
+    owner: Person, service: Service, network: Call
+) -> None:
+    for number in (1, 2, 3):
+        add_node(service, number, "gateway")
+    new = {"name": "db", "cidr": "192.0.2.0/24", "gateway": "n1", "priority": "10"}
+    typed = "n2 20\r\n\r\n  n3\t 30 \r\n"
+    assert owner.send("/ui/resources/new", {**new, "alternatives": typed}) == "/ui/resources"
+    found = network("GET", "/resources/db")
+    assert (found["priority"], found["via"]) == (10, [])
+    assert found["alternatives"] == [
+        {"gateway": "n2", "priority": 20},
+        {"gateway": "n3", "priority": 30},
+    ]
+    assert '<td data-label="Others">n2 (20), n3 (30)</td>' in owner.get("/ui/resources")
+    edit = owner.get("/ui/resources/db/edit")
+    assert "n2 20\nn3 30</textarea>" in edit and 'value="10"' in edit
+
+    for wrong, says in (
+        ("n2", "want a whole number"),
+        ("n2 soon 7", "want a whole number, got 'soon 7'"),
+        ("n2 10", "10 is that of gateway n1, want another for gateway n2"),
+        ("n1 20", "n1 offers it already"),
+        ("n9 20", "no gateway is called"),
+    ):
+        page = owner.send("/ui/resources/db/edit", {**new, "alternatives": wrong}, status=422)
+        assert says in unescape(faults(page)["alternatives"])
+        assert f"{wrong}</textarea>" in page  # nothing has to be typed again
+    assert network("GET", "/resources/db") == found
+    assert owner.send("/ui/resources/db/edit", new) == "/ui/resources"
+    assert network("GET", "/resources/db")["alternatives"] == []
+
+
+def test_a_gateway_is_drained_and_moved_and_taken_back(
+    owner: Person, service: Service, network: Call
+) -> None:
+    for number in (1, 2):
+        add_node(service, number, "gateway")
+    body = {"name": "db", "cidr": "192.0.2.0/24", "gateway": "n1"}
+    more = {"alternatives": [{"gateway": "n2", "priority": 200}]}
+    network("POST", "/resources", {**body, **more}, status=201)
+    before = network("GET", "/gateways/n1")
+    assert ">drained<" not in owner.get("/ui/gateways")
+
+    drained = {"endpoint": before["endpoint"], "is_drained": "true"}
+    asked = owner.send("/ui/gateways/n1/edit", drained, status=200, preview="1")
+    assert "It would change 1 object" in asked and "<dt>is_drained</dt>" in asked
+    assert owner.send("/ui/gateways/n1/edit", drained) == "/ui/gateways"
+    assert network("GET", "/gateways/n1") == {**before, "is_drained": True}
+    assert owner.get("/ui/gateways").count(">drained<") == 1
+    assert '<td data-label="In use">n2</td>' in owner.get("/ui/resources")
+    assert '<option value="true" selected>yes</option>' in owner.get("/ui/gateways/n1/edit")
+
+    page = owner.send("/ui/gateways/n1/edit", status=422, endpoint="there", is_drained="maybe")
+    assert set(faults(page)) == {"endpoint", "is_drained"}
+    owner.send("/ui/gateways/n1/edit", endpoint="gw.example:51820", is_drained="false")
+    after = network("GET", "/gateways/n1")
+    assert (after["endpoint"], after["is_drained"]) == ("gw.example:51820", False)
+    for what in ("new", "n1/delete"):  # they enrol, and are revoked as nodes
+        assert owner.open("GET", f"/ui/gateways/{what}").status_code == 404
+    assert owner.open("POST", "/ui/gateways/n1/delete", csrf="").status_code in (403, 404)
+    assert network("GET", "/gateways/n1") == after
 
 
 def test_an_administrator_gets_another_role_and_the_last_owner_stays(
