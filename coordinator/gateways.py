@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from coordinator.enrolment import check_plain_endpoint
 from coordinator.nodes import find
-from coordinator.state import resource_of
 from coordinator.store.models import NodeRow, ResourceRow
 from ztlab.errors import NotFound
 from ztlab.model.codec import field
@@ -41,9 +40,10 @@ def gateway(session: Session, name: str) -> NodeRow:
 def describe_all(session: Session, found: Sequence[NodeRow]) -> list[dict[str, Any]]:
     """FOUND as docs/PROTOCOL.md shows them, in three queries."""
     behind: dict[str, list[str]] = {}
-    for row in session.scalars(select(ResourceRow).order_by(ResourceRow.name)):
-        for name in resource_of(row).gateways:
-            behind.setdefault(name, []).append(row.name)
+    offered = select(ResourceRow.name, ResourceRow.gateway, ResourceRow.alternatives)
+    for resource, first, others in session.execute(offered.order_by(ResourceRow.name)):
+        for name in (first, *(offer["gateway"] for offer in others)):
+            behind.setdefault(name, []).append(resource)
     # Every client has a tunnel to every gateway: coordinator/distribute.py.
     live = select(func.count()).where(NodeRow.role == "client", NodeRow.revoked_at.is_(None))
     clients = session.scalar(live)

@@ -115,6 +115,8 @@ class Office:
         assert self.let_in(gate) >= here + 2
         assert self.turned_away(gate) >= dropped_here + 2
         assert (self.let_in(other), self.turned_away(other)) == (there, dropped_there)
+        for node in (gate, other, "laptop"):
+            assert metrics.total(self.lab.metrics(node), "zt_identity_drift") == 0
 
     def moves(self, change: Callable[[], Any], gate: str) -> float:
         """CHANGE, after which GATE has the LAN: how many seconds it took laptop to get there."""

@@ -14,12 +14,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 
-from coordinator import clock
+from coordinator import clock, state
 from coordinator.api.context import Service
 from coordinator.settings import Settings
 from coordinator.store import migrate
 from coordinator.store.engine import Store, opened
-from coordinator.store.models import AdminTokenRow, Base
+from coordinator.store.models import AdminTokenRow, Base, ResourceRow
 from tests.unit.coordinator.postgres import Server
 from ztlab.errors import ZtError
 
@@ -56,6 +56,35 @@ def test_a_store_goes_up_and_down_again(empty: Store) -> None:
         command.downgrade(config, "base")
     with pytest.raises(ZtError, match="at migration none"):
         migrate.check(empty.engine)
+    empty.close()
+
+
+def test_a_resource_of_an_older_store_keeps_its_gateway_up_and_down(empty: Store) -> None:
+    from alembic import command
+
+    config = Config()
+    config.set_main_option("script_location", str(migrate.SCRIPTS))
+    tag = "INSERT INTO tags (tag, name, allocated_at) VALUES (:t, :n, '2026-01-01 00:00:00')"
+    one = "INSERT INTO resources (name, tag, cidr, gateway, via) VALUES (:n, :t, :c, 'gw', '[]')"
+    older = [{"n": "lan", "t": 2, "c": "192.0.2.0/24"}, {"n": "six", "t": 3, "c": "2001:db8::/32"}]
+    shown = text("SELECT name, gateway FROM resources ORDER BY name")
+    with empty.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0006")
+        for row in older:
+            connection.execute(text(tag), row)
+            connection.execute(text(one), row)
+        command.upgrade(config, "head")
+    with empty.writing() as session:
+        lan, six = (state.resource_of(session.get_one(ResourceRow, n)) for n in ("lan", "six"))
+        assert lan.gateways == six.gateways == ("gw",)
+        assert (lan.priority, lan.alternatives) == (100, ())
+        offer = {"gateway": "gw2", "priority": 1}
+        session.get_one(ResourceRow, "lan").alternatives = [offer]
+    with empty.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0006")
+        assert [tuple(row) for row in connection.execute(shown)] == [("lan", "gw"), ("six", "gw")]
     empty.close()
 
 
