@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.plans import TCP
 from tests.e2e.waiting import wait_until
 from ztlab.lab import build, metrics, state, teardown
 from ztlab.lab.lab import Lab
 from ztlab.lab.pace import scaled
-from ztlab.lab.plan import LabPlan, LanPlan, NodePlan
 from ztlab.model.management import ANY_TAG, Offer
+from ztlab.scenario.loading import from_data
+from ztlab.scenario.model import Scenario
+from ztlab.scenario.run import run
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.wireguard, pytest.mark.bpf]
 
@@ -32,38 +33,42 @@ PREFIXES = {"v4": "192.168.50.0/24", "v6": "fd50::/64"}
 SWITCHED_WITHIN_S = 5.0  # what it takes where nothing else runs: tenths of a second
 
 
-def plan(name: str) -> LabPlan:
-    """laptop may reach `files` on 8080, guest nothing; gate1 goes first."""
-    rules = [
-        {"id": f"laptop-{family}", "from": "laptop", "to": f"lan-{family}", "proto": "tcp",
-         "ports": [8080], "action": "allow"}
-        for family in PREFIXES
-    ]  # fmt: skip
-    return LabPlan(
-        name=name,
-        nodes=(
-            NodePlan(name="laptop", role="client"),
-            NodePlan(name="guest", role="client"),
-            NodePlan(name="gate1", role="gateway", lan="office"),
-            NodePlan(name="gate2", role="gateway", lan="office"),
-            NodePlan(name="files", kind="host", lan="office", listen=(TCP,)),
-        ),
-        lans=(LanPlan(name="office", gateway="gate1", prefixes=tuple(PREFIXES.values())),),
-        document={
-            "identities": ["laptop", "guest", "gate1", "gate2"],
-            "groups": {},
-            "resources": [
-                {
-                    "name": f"lan-{family}",
-                    "cidr": cidr,
-                    "gateway": "gate1",
-                    "alternatives": [{"gateway": "gate2", "priority": 200}],
-                }
-                for family, cidr in PREFIXES.items()
-            ],
-            "policy": {"default": "deny", "rules": rules, "tests": []},
-        },
-    )
+NETWORK: dict[str, Any] = {  # laptop may reach `files` on 8080, guest nothing; gate1 goes first
+    "name": "priorities",
+    "nodes": {
+        "laptop": {"role": "client"},
+        "guest": {"role": "client"},
+        "gate1": {"role": "gateway", "lan": "office"},
+        "gate2": {"role": "gateway", "lan": "office"},
+        "files": {"kind": "host", "lan": "office", "listen": ["tcp/8080"]},
+    },
+    "lans": {"office": {"gateway": "gate1", "prefixes": list(PREFIXES.values())}},
+    "resources": {
+        f"lan-{family}": {
+            "cidr": cidr,
+            "gateway": "gate1",
+            "alternatives": [{"gateway": "gate2", "priority": 200}],
+        }
+        for family, cidr in PREFIXES.items()
+    },
+    "policy": {
+        "rules": [
+            {
+                "id": f"laptop-{family}",
+                "from": "laptop",
+                "to": f"lan-{family}",
+                "proto": "tcp",
+                "ports": [8080],
+                "action": "allow",
+            }
+            for family in PREFIXES
+        ]
+    },
+}
+
+
+def scenario(*steps: dict[str, Any]) -> Scenario:
+    return from_data({**NETWORK, "steps": list(steps)})
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ZTLAB_STATE_DIR", str(tmp_path_factory.mktemp("ztlab")))
         try:
-            yield build.up(plan(f"prio{os.getpid()}"))
+            yield build.up(scenario().plan(f"prio{os.getpid()}"))
         finally:
             for name in state.names():
                 teardown.down(name)
@@ -142,7 +147,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def office(standing: Lab) -> Office:
     """As it was at first: gate1 has the LAN."""
     made = Office(standing)
-    standing.admin().put_document(plan(standing.name).document, etag=ANY_TAG)
+    standing.admin().put_document(scenario().plan().document, etag=ANY_TAG)
     for gate in ("gate1", "gate2"):
         standing.admin().drain_gateway(gate, is_drained=False)
     made.answers_through("gate1")
@@ -198,6 +203,42 @@ def test_an_open_connection_goes_on_through_the_other_gateway(office: Office) ->
             connection.sendall(b"after")
             assert connection.recv(1000) == b"after"
     assert office.let_in("gate2") >= begun + 2  # policy was asked there
+
+
+def test_a_scenario_drains_a_gateway_and_a_standing_lab_gets_it_back(office: Office) -> None:
+    through = {
+        "name": "zt_packets_total",
+        "labels": {"identity": "laptop", "direction": "in", "verdict": "allowed"},
+    }
+
+    def taking(gate: str, other: str) -> dict[str, Any]:
+        seen = [
+            {**through, "at": gate, "increases_by": 1},
+            {**through, "at": other, "unchanged": True},
+        ]
+        return {
+            "name": f"through {gate}",
+            "probe": {"from": "laptop", "to": "files", "tcp": 8080},
+            "expect": {"answered": True, "metric": seen},
+        }
+
+    address = office.lab.lan_addresses("gate2")[0]
+    steps = [
+        taking("gate1", "gate2"),
+        {"name": "drain", "drain": {"gateway": "gate1"}, "expect": {"converged_within_s": 10}},
+        {
+            "name": "answers follow",
+            "run": {"node": "files", "command": f"ip route replace default via {address}"},
+            "expect": {"exit_code": 0},
+        },
+        taking("gate2", "gate1"),
+    ]
+    report = run(scenario(*steps), lab=office.lab)
+
+    assert report.passed, report.as_text()
+    assert office.lab.admin().gateways(is_drained=True) == ()
+    office.answers_through("gate1")
+    office.goes_through("gate1", "gate2")
 
 
 def test_a_revoked_gateway_leaves_the_lan_to_the_other(office: Office) -> None:

@@ -21,6 +21,7 @@ from ztlab.scenario import rawsend
 from ztlab.scenario.read import Reader
 from ztlab.scenario.samples import ActionResult, FlowKey
 from ztlab.scenario.steps import (
+    Drain,
     Forge,
     PolicyChange,
     Probe,
@@ -34,6 +35,7 @@ from ztlab.scenario.watch import Child, EchoStream, script
 
 if TYPE_CHECKING:
     from ztlab.lab.lab import Lab
+    from ztlab.model.config import Revision
 
 ANSWER_S, SILENCE_S = 5.0, 0.9  # how long a probe waits; see steps.Probe
 _COMMAND_S = 20.0
@@ -53,6 +55,8 @@ def perform(lab: Lab, step: Step, reader: Reader) -> ActionResult:
             result = _set(lab, action)
         case PolicyChange() as action:
             result = _policy(lab, action)
+        case Drain() as action:
+            result = _drain(lab, action)
         case Forge() as action:
             result = _forge(lab, action, reader)
         case RunCommand() as action:
@@ -168,6 +172,18 @@ def _policy(lab: Lab, action: PolicyChange) -> ActionResult:
     }
     began_at = time.monotonic()
     revision = admin.put_policy(body, etag=ANY_TAG)
+    return _taken(revision, began_at)
+
+
+def _drain(lab: Lab, action: Drain) -> ActionResult:
+    admin = lab.admin()
+    began_at = time.monotonic()
+    revision = admin.drain_gateway(action.gateway, is_drained=action.is_drained)
+    return _taken(revision, began_at)
+
+
+def _taken(revision: Revision, began_at: float) -> ActionResult:
+    """The management API took a change, asked for at BEGAN_AT, just now."""
     took_ms = (time.monotonic() - began_at) * 1000
     return _done(
         resolved=f"revision {revision.number}, taken in {took_ms:.0f} ms",

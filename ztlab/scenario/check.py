@@ -17,7 +17,16 @@ from ztlab.model.identity import RESERVED_NAMES, UNKNOWN, WORLD
 from ztlab.model.policy import Policy, Quota, Rule, check_name, dangling_names
 from ztlab.scenario import sense
 from ztlab.scenario.model import PolicySpec, Scenario, check_label, check_prefix, parse_listener
-from ztlab.scenario.steps import Forge, PolicyChange, Probe, RunCommand, SetLocal, Stream, Transfer
+from ztlab.scenario.steps import (
+    Drain,
+    Forge,
+    PolicyChange,
+    Probe,
+    RunCommand,
+    SetLocal,
+    Stream,
+    Transfer,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +234,9 @@ def _action_names(path: str, action: object, names: Names) -> Iterator[str]:
         case SetLocal():
             if fault := names.node_fault(action.node, known=names.agents):
                 yield f"{path}.set.node: {fault}"
+        case Drain():
+            if fault := names.node_fault(action.gateway, known=names.agents):
+                yield f"{path}.drain.gateway: {fault}"
         case RunCommand():
             if fault := names.node_fault(action.node):
                 yield f"{path}.run.node: {fault}"

@@ -19,7 +19,7 @@ from ztlab.scenario.expect import (
     TcExpect,
 )
 from ztlab.scenario.sense import judging_node
-from ztlab.scenario.steps import Forge, PolicyChange, Probe, SetLocal, Step, Stream, Transfer
+from ztlab.scenario.steps import Drain, Forge, PolicyChange, Probe, SetLocal, Step, Stream, Transfer
 
 SETTLES_S = 0.2  # so long must an exact count stand still
 SILENCE_S = 1.0  # so long must a stream be quiet to count as stopped, or be heard to be alive
@@ -44,7 +44,7 @@ def claims_of(step: Step) -> tuple[Claim, ...]:
 
 def _of_action(step: Step) -> Iterator[Claim]:
     expect, action = step.expect, step.action
-    if isinstance(action, PolicyChange):
+    if isinstance(action, (PolicyChange, Drain)):
         quantifier = Eventually(within_s=expect.converged_within_s or EVENTUALLY_S)
         yield Claim(
             text=_timed("every node acknowledged the change", quantifier),

@@ -190,7 +190,7 @@ class Expect:
                                  probe's five-tuple at `at`, by default the probe's destination
     arrived_as_anybody           of a forge
     throughput_mbit              of a transfer, as received
-    converged_within_s           of a policy: every node acknowledged it
+    converged_within_s           of a policy or a drain: every node acknowledged it
     exit_code, stdout_contains   of a run
     """
 

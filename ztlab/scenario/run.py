@@ -256,11 +256,15 @@ class _Undo:
         self._lab, self._reader = lab, reader
         self._policy: dict[str, Any] | None = None
         self._local: dict[str, SetLocal] = {}
+        self._drained: dict[str, bool] = {}
 
     def remember(self, step: Step) -> None:
         """Before STEP: note down what it is about to change, the first time only."""
         if step.policy is not None and self._policy is None:
             self._policy = self._lab.admin().policy()
+        if step.drain is not None and step.drain.gateway not in self._drained:
+            for gateway in self._lab.admin().gateways(name=step.drain.gateway):
+                self._drained[gateway.name] = gateway.is_drained
         if step.set is not None and step.set.node not in self._local:
             metrics = self._reader.metrics(step.set.node)
             self._local[step.set.node] = SetLocal(
@@ -273,5 +277,7 @@ class _Undo:
         """Put it back."""
         for local in self._local.values():
             act.set_local(self._lab, local)
+        for gateway, is_drained in self._drained.items():
+            self._lab.admin().drain_gateway(gateway, is_drained=is_drained)
         if self._policy is not None:
             self._lab.admin().put_policy(self._policy, etag=ANY_TAG)

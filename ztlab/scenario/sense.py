@@ -9,7 +9,7 @@ from ztlab.model.codec import did_you_mean
 from ztlab.model.policy import Policy, broken_tests
 from ztlab.scenario.expect import Expect
 from ztlab.scenario.model import NodeSpec, ResourceSpec, Scenario, parse_listener
-from ztlab.scenario.steps import Forge, Probe, SetLocal, Step, Stream, Target, Transfer
+from ztlab.scenario.steps import Drain, Forge, Probe, SetLocal, Step, Stream, Target, Transfer
 
 
 def network_faults(scenario: Scenario) -> Iterator[str]:
@@ -99,6 +99,10 @@ def step_faults(scenario: Scenario) -> Iterator[str]:
         names.add(step.name)
         if isinstance(step.action, SetLocal) and step.action.logging_enabled is not None:
             logging[step.action.node] = step.action.logging_enabled
+        if isinstance(step.action, Drain):
+            gateway = step.action.gateway
+            if (role := scenario.nodes[gateway].role) != "gateway":
+                yield f"{path}.drain.gateway: {gateway} has role {role}, want gateway"
         yield from _stream_faults(path, step, streams)
         yield from _fitting(path, step)
         yield from _listener_faults(path, step, scenario)
@@ -129,24 +133,26 @@ def _stream_faults(path: str, step: Step, streams: set[str]) -> Iterator[str]:
 
 
 _FITS = {
-    "answered": "probe",
-    "identity": "probe",
-    "verdict": "probe",
-    "at": "probe",
-    "rtt_ms": "probe",
-    "throughput_mbit": "transfer",
-    "arrived_as_anybody": "forge",
-    "converged_within_s": "policy",
-    "exit_code": "run",
-    "stdout_contains": "run",
+    "answered": ("probe",),
+    "identity": ("probe",),
+    "verdict": ("probe",),
+    "at": ("probe",),
+    "rtt_ms": ("probe",),
+    "throughput_mbit": ("transfer",),
+    "arrived_as_anybody": ("forge",),
+    "converged_within_s": ("policy", "drain"),
+    "exit_code": ("run",),
+    "stdout_contains": ("run",),
 }
 
 
 def _fitting(path: str, step: Step) -> Iterator[str]:
     """Expectations that only make sense after another action."""
-    for key, action in _FITS.items():
-        if getattr(step.expect, key) is not None and getattr(step, action) is None:
-            yield f"{path}.expect.{key}: only a step with a `{action}` can show this"
+    for key, actions in _FITS.items():
+        is_fit = any(getattr(step, action) is not None for action in actions)
+        if getattr(step.expect, key) is not None and not is_fit:
+            words = " or ".join(f"`{action}`" for action in actions)
+            yield f"{path}.expect.{key}: only a step with a {words} can show this"
 
 
 def _listener_faults(path: str, step: Step, scenario: Scenario) -> Iterator[str]:

@@ -186,6 +186,17 @@ class PolicyChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Other gateways are preferred to this one for what they offer as well; or not any more."""
+
+    gateway: str
+    is_drained: bool = True
+
+    def __str__(self) -> str:
+        return f"drain {self.gateway}{'' if self.is_drained else ' no longer'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forge:
     """Packets with another's inner source, put on FROM's tunnel interface by a raw socket.
 
@@ -232,7 +243,7 @@ class RunCommand:
         return f"run on {self.node}: {text}"
 
 
-Action_ = Probe | Transfer | Stream | SetLocal | PolicyChange | Forge | RunCommand
+Action_ = Probe | Transfer | Stream | SetLocal | PolicyChange | Drain | Forge | RunCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +257,7 @@ class Step:
     stop_stream: str | None = None
     set: SetLocal | None = None
     policy: PolicyChange | None = None
+    drain: Drain | None = None
     forge: Forge | None = None
     run: RunCommand | None = None
     expect: Expect = field(default_factory=Expect)
@@ -273,4 +285,4 @@ class Step:
         return str(action) if action is not None else "look"
 
 
-_ACTIONS = ("probe", "transfer", "stream", "stop_stream", "set", "policy", "forge", "run")
+_ACTIONS = ("probe", "transfer", "stream", "stop_stream", "set", "policy", "drain", "forge", "run")

@@ -53,6 +53,22 @@ def test_a_new_policy_must_be_acknowledged_even_if_nothing_is_expected() -> None
     assert texts(policy={"rules": []}) == ["every node acknowledged the change"]
 
 
+@pytest.mark.parametrize(
+    ("word", "is_drained"), [("drain gate", True), ("drain gate no longer", False)]
+)
+def test_a_drain_is_one_unless_it_is_taken_back_and_must_be_acknowledged(
+    word: str, is_drained: bool
+) -> None:
+    said = {} if is_drained else {"is_drained": False}
+    made = step(drain={"gateway": "gate", **said})
+    assert made.drain is not None and made.drain.is_drained is is_drained
+    assert str(made) == word
+    (claim,) = claims_of(made)
+    assert claim.text == "every node acknowledged the change"
+    (soon,) = claims_of(step(drain={"gateway": "gate"}, expect={"converged_within_s": 0.5}))
+    assert soon.quantifier == Eventually(within_s=0.5)
+
+
 def test_a_stream_must_live_unless_something_else_is_said_of_it() -> None:
     stream = {"id": "s", **PROBE}
     assert texts(stream=stream) == ["stream s is alive"]
