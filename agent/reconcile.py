@@ -3,9 +3,10 @@
 Pure: no I/O, no clock. What is removed goes identity first (the door closes at once), then peer;
 what is added comes policy, identity, peer: never a live peer whose packets nobody can name.
 A prefix that moves between peers leaves the old one before the new one gets it, since WireGuard
-would move it silently; which is just what is wanted where one node has changed its key. Routes come
-last in both directions: a route without its peer drops packets, a peer without its route would let
-them out beside the tunnel.
+would move it silently; which is just what is wanted where one node has changed its key, and on a
+client, whose peers have no identities: what is behind another gateway now is never behind none.
+Routes come last in both directions: a route without its peer drops packets, a peer without its
+route would let them out beside the tunnel.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Observed:
 class Desired:
     """What the configuration asks of the interface, with names resolved.
 
-    nodes  whose key it is: node id by public key; one that changes its key has two
+    nodes        whose key it is: node id by public key; one that changes its key has two
+    names_peers  does it know peers as identities? A client does not
     """
 
     addresses: frozenset[str]
@@ -48,6 +50,7 @@ class Desired:
     routes: frozenset[Route]
     outside: frozenset[str] | None
     nodes: Mapping[str, str] = field(default_factory=dict)
+    names_peers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,7 @@ def desired(
         routes=routes,
         outside=frozenset(map(str, coordinator)) if diverts else None,
         nodes={peer.public_key: peer.node_id for peer in config.peers},
+        names_peers=config.node.role != "client",
     )
 
 
@@ -241,9 +245,12 @@ def _removed_peers(wanted: Desired, now: Observed, replaced: tuple[str, ...]) ->
     gone = sorted(now.wg.peers.keys() - wanted.peers.keys() - set(replaced))
     if gone:
         yield RemovePeers(tuple(gone))
+    straight: set[str] = set()  # prefixes that SetPeers takes from who has them
+    if not wanted.names_peers:
+        straight.update(*(peer.allowed_ips for peer in wanted.peers.values()))
     for key, peer in sorted(wanted.peers.items()):
         there = now.wg.peers.get(key)
-        if there is not None and (leaving := there.allowed_ips - peer.allowed_ips):
+        if there is not None and (leaving := there.allowed_ips - peer.allowed_ips - straight):
             yield NarrowPeer(key, leaving)
 
 

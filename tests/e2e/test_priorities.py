@@ -10,8 +10,11 @@ What a gateway counted of a client's packets says whose way was taken.
 from __future__ import annotations
 
 import os
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -182,6 +185,36 @@ def test_another_priority_moves_the_lan_and_so_does_an_offer_that_is_taken_back(
 
     office.moves(lambda: offer("gate1"), "gate1")
     office.goes_through("gate1", "gate2")
+
+
+def test_a_client_loses_no_packet_at_a_switch(office: Office) -> None:
+    admin, to = office.lab.admin(), (office.lab.lan_addresses("files")[0], 9999)
+    labels = {"identity": "laptop", "reason": "no_rule"}  # nothing listens: who judges it counts it
+
+    def came() -> float:
+        texts = (office.lab.metrics(gate) for gate in ("gate1", "gate2"))
+        return sum(metrics.total(text, "zt_drops_total", labels) or 0 for text in texts)
+
+    before, sent, over = came(), 0, threading.Event()
+
+    def send(sender: socket.socket) -> None:
+        nonlocal sent
+        while not over.wait(0.002):
+            sender.sendto(b"x", to)
+            sent += 1
+
+    made = office.lab.call("laptop", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with made, ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send, made)
+        try:
+            for is_drained in (True, False) * 5:
+                admin.drain_gateway("gate1", is_drained=is_drained)
+                wait_until(lambda: admin.network().has_converged)
+        finally:
+            over.set()
+        sending.result()
+    wait_until(lambda: came() == before + sent)
+    assert sent > 10
 
 
 def test_an_open_connection_goes_on_through_the_other_gateway(office: Office) -> None:

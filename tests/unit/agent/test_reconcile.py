@@ -14,7 +14,7 @@ from agent.reconcile import Desired, Observed, plan
 from agent.wireguard.backend import Endpoint, PeerSpec, Route, WgPeer, WgState
 from agent.wireguard.preshared import PresharedKey
 from ztlab.errors import ZtError
-from ztlab.model.config import NodeConfig, Peer, Self
+from ztlab.model.config import NodeConfig, Peer, Role, Self
 
 KEYS = [f"key-{i}" for i in range(4)]
 PREFIXES = [f"10.0.0.{i}/32" for i in range(6)]
@@ -81,9 +81,11 @@ class Host:
         self.touched.add(peer.public_key)
         there = self.peers.get(peer.public_key)
         kept = frozenset[str]() if there is None else there.allowed_ips
-        for key, other in self.peers.items():
+        for key, other in list(self.peers.items()):
             if key != peer.public_key and other.allowed_ips & peer.allowed_ips:
                 self.stolen.append(key)
+                left = other.allowed_ips - peer.allowed_ips
+                self.peers[key] = replace(other, allowed_ips=left)
         self.peers[peer.public_key] = WgPeer(
             endpoint=peer.endpoint or (there.endpoint if there else None),
             allowed_ips=kept | peer.allowed_ips,
@@ -221,6 +223,47 @@ def test_a_prefix_that_moves_leaves_before_it_arrives() -> None:
     assert kinds.index("NarrowPeer") < kinds.index("ApplyPolicy") < kinds.index("PutIdentities")
     assert kinds.index("PutIdentities") < kinds.index("SetPeers")
     assert host.stolen == []
+
+
+@given(first=networks(), second=networks())
+def test_on_a_client_a_prefix_that_stays_is_behind_a_peer_all_the_while(
+    first: Desired, second: Desired
+) -> None:
+    host = Host()
+    client = replace(second, names_peers=False)
+    run(host, first, None)
+    there = {p for k, peer in first.peers.items() if k in second.peers for p in peer.allowed_ips}
+    stays = there & {p for peer in second.peers.values() for p in peer.allowed_ips}
+
+    for step in plan(client, host.observed(), before=first):
+        host.do(step, client)
+        assert stays <= host.live_prefixes(), step
+
+    assert not reconcile.astray(client, host.observed().wg)
+    assert host.routes == second.routes
+
+
+def test_a_client_narrows_a_gateway_by_what_is_behind_no_other() -> None:
+    host = Host()
+    before = replace(wanted(spec("key-0", *PREFIXES[:3]), spec("key-1")), names_peers=False)
+    run(host, before, None)
+    after = replace(
+        wanted(spec("key-0", PREFIXES[0]), spec("key-1", PREFIXES[1])), names_peers=False
+    )
+
+    steps = run(host, after, before)
+
+    narrowed = [step for step in steps if isinstance(step, reconcile.NarrowPeer)]
+    assert narrowed == [reconcile.NarrowPeer("key-0", frozenset({PREFIXES[2]}))]
+    assert host.stolen == ["key-0"]
+
+
+@pytest.mark.parametrize(("role", "names"), [("client", False), ("gateway", True), ("mesh", True)])
+def test_who_judges_names_its_peers(role: Role, names: bool) -> None:
+    told = config(peer("b", REAL_KEYS[0], "10.1.0.2/32"))
+    told = replace(told, node=replace(told.node, role=role))
+    found = reconcile.desired(told, endpoints={}, coordinator=frozenset())
+    assert found.names_peers is names
 
 
 def test_a_peer_that_roams_is_left_where_it_is() -> None:
