@@ -12,7 +12,7 @@ from importlib import import_module
 
 from tests.bench import report
 
-PARTS = ("crud", "enrol", "mesh", "hub", "revocation", "enforced")
+PARTS = ("crud", "enrol", "mesh", "hub", "revocation", "enforced", "stampede")
 
 
 def main() -> int:

@@ -66,8 +66,8 @@ def serving(roles: Mapping[Role, int], rule_count: int) -> Iterator[Served]:
             wait_until_it_answers(here)
             yield Served(coordinator=here, nodes=nodes)
         finally:
-            process.terminate()
-            process.wait(timeout=30)
+            here.process.terminate()  # it may be another one by now
+            here.process.wait(timeout=30)
 
 
 class Owner:
