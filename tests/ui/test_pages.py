@@ -200,6 +200,38 @@ def test_a_form_is_filled_in_with_the_keyboard_alone(
     assert "team" in inside.one("table").text
 
 
+def test_a_gateway_is_drained_and_the_resource_says_which_other_one_has_it(
+    inside: Browser, coordinator: Coordinator
+) -> None:
+    for name in ("east", "west"):
+        coordinator.enrol(name, role="gateway")
+    inside.link("Resources").click()
+    inside.link("New resource").click()
+    inside.fill(name="office", cidr="192.0.2.0/24", gateway="east", alternatives="west 100")
+    inside.press("Save")
+    fault = inside.one("#e-alternatives").text
+    assert fault == "100 is that of gateway east, want another for gateway west"
+    shot(inside, "resource-refused")
+    inside.fill(alternatives="west 200")
+    inside.press("Save")
+    inside.until(lambda: inside.url.endswith("/ui/resources"), "the list")
+    assert inside.one("tbody td[data-label='In use']").text == "east"
+    assert inside.one("tbody td[data-label=Others]").text == "west (200)"
+
+    inside.link("Gateways").click()
+    inside.one("a[href='/ui/gateways/east/edit']").click()
+    inside.choose("is_drained", "true")
+    inside.press("What would it change?")
+    assert "It would change 1 object" in inside.one("#preview").text
+    inside.press("Save")
+    inside.until(lambda: inside.url.endswith("/ui/gateways"), "the gateways")
+    assert inside.one("td[data-label=Drained] .bad").text == "drained"
+    shot(inside, "gateways")
+    inside.link("Resources").click()
+    assert inside.one("tbody td[data-label='In use']").text == "west"
+    shot(inside, "resources")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_page_is_wider_than_a_phone(
     inside: Browser, coordinator: Coordinator, scheme: str
