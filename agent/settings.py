@@ -150,16 +150,23 @@ class OtlpSettings:
 
     endpoint      https://HOST[:PORT][/PATH]; without a path: /v1/logs; http:// on this machine only
     ca_file       PEM of who vouches for it; None: the system's authorities
+    certificate   PEM of what the agent shows of itself (mTLS), and its private_key; None: nothing
     headers_file  more to send, a secret for instance (agent/otlp/headers.py)
     timeout_s     seconds that a request may take; retry_s: that a batch is tried again
     """
 
     endpoint: str = field(check=_check_collector)
     ca_file: str | None = field(default=None)
+    certificate: str | None = field(default=None)
+    private_key: str | None = field(default=None)
     headers_file: str | None = field(default=None)
     compression: Literal["gzip", "none"] = field(default="gzip")
     timeout_s: float = field(default=10.0, check=_check_age)
     retry_s: float = field(default=60.0, check=_check_age)
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("want certificate and private_key together, or none of them")
 
     @property
     def url(self) -> str:

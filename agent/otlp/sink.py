@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import ssl
 import threading
 import time
 import uuid
@@ -18,7 +17,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import urllib3
 from google.protobuf.message import DecodeError
@@ -28,7 +26,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 )
 
 from agent.events import Chunk
-from agent.otlp import encode
+from agent.otlp import connect, encode
 from agent.otlp.headers import HeadersFile
 from agent.settings import OtlpSettings
 from ztlab.client.transport import unreachable_if_broken
@@ -74,7 +72,7 @@ class OtlpSink:
         self.retries = 0
         self._settings, self._who, self._dice = settings, who, dice
         self._headers = HeadersFile(settings.headers_path)
-        self._pool = _pool(settings)
+        self._stamp, self._pool = connect.stamp(settings), connect.pool(settings)
         self._pause_s = FIRST_PAUSE_S
         self._not_before = 0.0  # by the monotonic clock
         self._stop = threading.Event()
@@ -149,6 +147,7 @@ class OtlpSink:
         headers = {**self._own_headers(), "Content-Type": _PROTOBUF, "User-Agent": "ztlab"}
         if self._settings.compression == "gzip":
             headers["Content-Encoding"] = "gzip"
+        self._follow_files()
         try:
             with unreachable_if_broken(self.endpoint):
                 response = self._pool.urlopen(
@@ -176,6 +175,19 @@ class OtlpSink:
         if response.status in RETRYABLE:
             raise _Later(refusal, retry_after_s(response.headers.get("Retry-After")))
         raise refusal
+
+    def _follow_files(self) -> None:
+        """Certificates are renewed under a running agent; half of a change is not taken over."""
+        stamp = connect.stamp(self._settings)
+        if stamp == self._stamp:
+            return
+        try:
+            made = connect.pool(self._settings)
+        except ZtError as error:
+            self._tell_once(str(error))
+            return
+        self._pool.close()
+        self._stamp, self._pool = stamp, made
 
     def _own_headers(self) -> Mapping[str, str]:
         try:
@@ -234,25 +246,3 @@ def _reason(status: int, content: bytes, headers: Mapping[str, str]) -> str:
 def _line(text: str) -> str:
     """TEXT of somebody else's, for our log."""
     return "".join(c if c.isprintable() else " " for c in text[:200]).strip()
-
-
-def _pool(settings: OtlpSettings) -> urllib3.HTTPConnectionPool:
-    parts = urlsplit(settings.url)
-    host = parts.hostname or ""
-    if parts.scheme == "http":
-        return urllib3.HTTPConnectionPool(host, parts.port or 80, maxsize=1)
-    return urllib3.HTTPSConnectionPool(
-        host, parts.port or 443, maxsize=1, ssl_context=_verifying(settings.ca_file)
-    )
-
-
-def _verifying(ca_file: str | None) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # an ssl.SSLError is one
-        raise ZtError(
-            f"{ca_file}: cannot be used as a TLS authority: {error.strerror or error}",
-            hint="log.otlp.ca_file is one or more certificates in PEM",
-        ) from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context

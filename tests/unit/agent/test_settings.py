@@ -46,8 +46,8 @@ def test_what_the_document_calls_defaults_are_the_defaults(tmp_path: Path) -> No
     least = load(written(tmp_path, MINIMAL))
     assert least.log == replace(documented.log, otlp=None)
     otlp = documented.log.otlp
-    assert otlp is not None and replace(otlp, ca_file=None, headers_file=None) == OtlpSettings(
-        endpoint=otlp.endpoint
+    assert otlp is not None and OtlpSettings(endpoint=otlp.endpoint) == replace(
+        otlp, ca_file=None, certificate=None, private_key=None, headers_file=None
     )
     assert least.metrics == documented.metrics
     assert least.datapath == documented.datapath

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -328,6 +330,88 @@ def test_tls_is_verified_by_the_authority_that_was_named(certificates: Path) -> 
         with pytest.raises(Unreachable, match="TLS failed"):
             OtlpSink(replace(named, ca_file=None), lambda: WHO).push(chunk(2))
         assert len(collector.received) == 1
+
+
+def wanting(certificates: Path, clients: Path) -> ssl.SSLContext:
+    """A collector's, which takes whoever shows a certificate that is among CLIENTS' (PEM)."""
+    files = tls.TlsFiles(certificates)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.server, files.server_key)
+    context.load_verify_locations(clients)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client(directory: Path, *names: str) -> Path:
+    """Self-signed certificates for clients, one beside the other; who trusts NAMES trusts these."""
+    for name in names:
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        out = ["-keyout", f"{directory}/{name}.key", "-out", f"{directory}/{name}.pem"]
+        about = ["-subj", f"/CN={name}", "-days", "2"]
+        subprocess.run(
+            ["openssl", "req", "-x509", *key, *out, *about], check=True, stderr=subprocess.DEVNULL
+        )
+        (directory / f"{name}.key").chmod(0o600)
+    both = directory / ("and".join(names) + ".all")
+    both.write_text("".join((directory / f"{name}.pem").read_text() for name in names))
+    return both
+
+
+def test_a_collector_that_wants_a_certificate_is_shown_one_and_later_the_renewed_one(
+    certificates: Path, tmp_path: Path
+) -> None:
+    trusted = client(tmp_path, "first", "second")
+    client(tmp_path, "stranger")
+    with collecting(wanting(certificates, trusted)) as collector:
+        named = OtlpSettings(
+            endpoint=f"https://127.0.0.1:{collector.port}",
+            ca_file=str(tls.TlsFiles(certificates).authority),
+            certificate=str(tmp_path / "own.pem"),
+            private_key=str(tmp_path / "own.key"),
+            retry_s=0.1,
+        )
+
+        def put(name: str, *kinds: str) -> None:
+            for kind in kinds:
+                shutil.copy(tmp_path / f"{name}.{kind}", tmp_path / f"own.{kind}")
+
+        put("stranger", "pem", "key")
+        for refused in (named, replace(named, certificate=None, private_key=None)):
+            with pytest.raises(Unreachable):
+                OtlpSink(refused, lambda: WHO).push(chunk(1))
+        assert not collector.received
+
+        put("first", "pem", "key")
+        pushing = OtlpSink(named, lambda: WHO)
+        assert pushing.push(chunk(2)) == 2
+        put("second", "pem")  # half of a change
+        assert pushing.push(chunk(2)) == 2
+        put("second", "key")
+        assert pushing.push(chunk(2)) == 2
+        before, between, after = (received.port for received in collector.received)
+        assert before == between != after  # the connection that was, and one that is made anew
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "complaint"),
+    [(0o644, "first", "open to others"), (0o600, "second", "cannot be used as a certificate")],
+)
+def test_a_key_that_others_may_read_or_that_is_of_another_certificate_is_refused(
+    tmp_path: Path, mode: int, key: str, complaint: str
+) -> None:
+    client(tmp_path, "first", "second")
+    path = tmp_path / f"{key}.key"
+    path.chmod(mode)
+    given = OtlpSettings(
+        endpoint="https://c.example",
+        certificate=str(tmp_path / "first.pem"),
+        private_key=str(path),
+    )
+    with pytest.raises(ZtError, match=complaint):
+        OtlpSink(given, dict)
+    with pytest.raises(ValueError, match="together"):
+        replace(given, private_key=None)
 
 
 def test_an_authority_that_is_none_is_refused(tmp_path: Path) -> None:
