@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import event, insert, select
 from sqlalchemy.orm import Session
 
-from coordinator import clock, counters
+from coordinator import clock, counters, spans
 from coordinator.store.models import AuditRow, NetworkRow
 from ztlab.model import codec
 from ztlab.model.identity import client_id
@@ -172,6 +172,9 @@ def _write(session: Session) -> None:
         session.flush()
         rows = _chained(session, entries)
         session.execute(insert(AuditRow), rows)
+        times = [entry.at for entry in entries]
+        numbers = range(rows[0]["id"], rows[-1]["id"] + 1)
+        spans.note(session, spans.AUDIT, numbers, min(times), max(times))
         newest = rows[-1]["id"], rows[-1]["hash"]
         event.listen(session, "after_commit", lambda _: _show(*newest), once=True)
 

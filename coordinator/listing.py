@@ -15,7 +15,7 @@ from dataclasses import field as dataclass_field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, not_, or_
+from sqlalchemy import ColumnElement, Select, and_, literal, not_, or_, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from coordinator import clock
@@ -88,13 +88,22 @@ class Listing(Generic[Row]):
         if query.cursor is not None:
             wanted = wanted.where(self._behind(column, descends, query))
         directed = column.desc() if descends else column.asc()
-        wanted = wanted.order_by(column.is_(None), directed, self.key.asc())
+        if _is_nullable(column):
+            wanted = wanted.order_by(column.is_(None), directed, self.key.asc())
+        else:  # as an index of (column, key) has it, whichever way that is read
+            ties = () if column is self.key else (self._directed_key(descends),)
+            wanted = wanted.order_by(directed, *ties)
         rows: Sequence[Row] = session.scalars(wanted.limit(query.limit + 1)).all()
         page = rows[: query.limit]
         following = None
         if len(rows) > query.limit:
-            following = _encode(query.sort, getattr(page[-1], column.key), self._key_of(page[-1]))
+            following = encode_cursor(
+                query.sort, getattr(page[-1], column.key), self._key_of(page[-1])
+            )
         return {"items": self.describe(session, page), "next": following}
+
+    def _directed_key(self, descends: bool) -> ColumnElement[Any]:
+        return self.key.desc() if descends else self.key.asc()
 
     def orders(self) -> tuple[str, ...]:
         """What `sort` may be."""
@@ -132,14 +141,21 @@ class Listing(Generic[Row]):
 
     def _behind(self, column: Column, descends: bool, query: PageQuery) -> ColumnElement[bool]:
         """Is a row behind the one that the cursor names?"""
-        value, key = self._decoded(column, query)
+        value, key = self.decoded(column, query)
+        if not _is_nullable(column):
+            place = tuple_(column, self.key)
+            last = tuple_(literal(value, column.type), literal(key, self.key.type))
+            found: ColumnElement[bool] = place < last if descends else place > last
+            if column is self.key:
+                found = self.key < key if descends else self.key > key
+            return found
         tie = and_(column.is_(None) if value is None else column == value, self.key > key)
         if value is None:
             return tie
         further = column < value if descends else column > value
         return or_(further, tie, column.is_(None))
 
-    def _decoded(self, column: Column, query: PageQuery) -> tuple[Any, Any]:
+    def decoded(self, column: Column, query: PageQuery) -> tuple[Any, Any]:
         """The sorted-by value and the key in the cursor."""
         try:
             raw = base64.urlsafe_b64decode((query.cursor or "").encode("ascii"))
@@ -152,10 +168,14 @@ class Listing(Generic[Row]):
             raise SchemaError(["cursor: want `next` of a page in the same order"]) from None
 
 
+def _is_nullable(column: Column) -> bool:
+    return bool(column.property.columns[0].nullable)
+
+
 def _typed(column: Column, value: Any) -> Any:
     """VALUE of a cursor as what COLUMN holds; ValueError for what it cannot hold."""
     kind = column.type.python_type
-    if value is None and column.property.columns[0].nullable:
+    if value is None and _is_nullable(column):
         return None
     if kind is datetime and isinstance(value, str):
         return clock.parse_rfc3339(value)
@@ -164,6 +184,7 @@ def _typed(column: Column, value: Any) -> Any:
     return value
 
 
-def _encode(sort: str | None, value: Any, key: Any) -> str:
+def encode_cursor(sort: str | None, value: Any, key: Any) -> str:
+    """Of the page behind the row with that KEY, whose sorted-by field is VALUE."""
     data = [sort, *(clock.rfc3339(v) if isinstance(v, datetime) else v for v in (value, key))]
     return base64.urlsafe_b64encode(json.dumps(data).encode()).decode("ascii")

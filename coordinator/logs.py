@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, event, func, insert, or_, select
+from sqlalchemy import delete, event, func, insert, select
 from sqlalchemy.orm import Session
 
-from coordinator import clock, counters
+from coordinator import clock, counters, spans, walk
 from coordinator.nodes import Caller
 from coordinator.store.models import LogBatchRow, LogEventRow, NodeRow
 from ztlab.model import logbatch
@@ -57,12 +58,18 @@ def store_batch(
             "verdict": event["verdict"],
             "source_identity": event["source_identity"],
             "destination_identity": event["destination_identity"],
+            "kind": event["kind"],
             "event": event,
         }
         for event in logbatch.documents(records, head, head.byte_order)
     ]
     if rows:
         session.execute(insert(LogEventRow), rows)
+        # Writers queue: the newest are these, in a row.
+        last = session.scalars(select(func.max(LogEventRow.id))).one()
+        times = [row["at"] for row in rows]
+        numbers = range(last - len(rows) + 1, last + 1)
+        spans.note(session, spans.LOG, numbers, min(times), max(times))
     batch = LogBatchRow(
         node_id=caller.node_id, batch_id=head.batch_id, stored=len(rows), received_at=now
     )
@@ -92,6 +99,8 @@ def prune(session: Session, before: datetime, most: int, at_once: int) -> int:
     ]
     if doomed:
         session.execute(delete(LogEventRow).where(LogEventRow.id.in_(doomed)))
+        oldest_id = session.scalars(select(func.min(LogEventRow.id))).one()
+        spans.forget(session, spans.LOG, oldest_id)
     counters.LOG_PRUNED.inc(len(doomed))
     return len(doomed)
 
@@ -102,40 +111,59 @@ def prune_batches(session: Session, before: datetime) -> None:
 
 
 def search(session: Session, wanted: Search) -> dict[str, Any]:
-    """A page of events, newest last; `next` is a cursor for `after`, `previous` for `before`."""
-    query = select(LogEventRow)
-    if wanted.node is not None:
-        query = query.where(
-            or_(LogEventRow.node == wanted.node, LogEventRow.node_id == wanted.node)
+    """A page of events, newest last; `next` is a cursor for `after`, `previous` for `before`.
+
+    It looks at a bounded number of events. Where those that match are rare, a page has fewer than
+    `limit`, even none, and the cursor leads to where it stopped.
+    """
+    newest = session.scalar(select(func.max(LogEventRow.id))) or 0
+    if wanted.after is not None:
+        found = _walk(wanted, descends=False).through(
+            session, _ranges(session, wanted, wanted.after + 1, newest), wanted.limit
         )
-    if wanted.identity is not None:
-        ends = (LogEventRow.source_identity, LogEventRow.destination_identity)
-        query = query.where(or_(*(end == wanted.identity for end in ends)))
-    if wanted.verdict is not None:
-        query = query.where(LogEventRow.verdict == wanted.verdict)
+        rows, previous = found.rows, wanted.after + 1
+        following = max(newest, wanted.after) if found.reached is None else found.reached
+        return _page(rows, following, rows[0].id if rows else previous)
+    last = newest if wanted.before is None else min(wanted.before - 1, newest)
+    walked = _walk(wanted, descends=True).through(
+        session, _ranges(session, wanted, 0, last), wanted.limit
+    )
+    rows = walked.rows[::-1]
+    following = newest if wanted.before is None else max(rows[-1].id if rows else last, 0)
+    return _page(rows, following, walked.reached)
+
+
+def _page(rows: Sequence[LogEventRow], following: int, previous: int | None) -> dict[str, Any]:
+    return {"items": [_record(row) for row in rows], "next": following, "previous": previous}
+
+
+def _ranges(session: Session, wanted: Search, first: int, last: int) -> list[walk.Range]:
+    """Where events of the wanted time can be, from FIRST to LAST."""
+    everywhere = [(first, last)]
+    if wanted.since is not None or wanted.until is not None:
+        everywhere = spans.between(session, spans.LOG, wanted.since, wanted.until)
+    return walk.clipped(everywhere, first, last)
+
+
+def _walk(wanted: Search, *, descends: bool) -> walk.Walk[LogEventRow]:
+    row = LogEventRow
+    columns: dict[str, tuple[walk.Column, ...]] = {
+        "node": (row.node, row.node_id),
+        "identity": (row.source_identity, row.destination_identity),
+        "verdict": (row.verdict,),
+        "kind": (row.kind,),
+    }
+    terms = [
+        walk.Term(columns=among, value=value)
+        for name, among in columns.items()
+        if (value := getattr(wanted, name)) is not None
+    ]
+    rest = []
     if wanted.since is not None:
-        query = query.where(LogEventRow.at >= wanted.since)
+        rest.append(row.at >= wanted.since)
     if wanted.until is not None:
-        query = query.where(LogEventRow.at < wanted.until)
-    if wanted.kind is not None:
-        query = query.where(LogEventRow.event["kind"].as_string() == wanted.kind)
-    if wanted.before is not None:
-        query = query.where(LogEventRow.id < wanted.before)
-    if wanted.after is None:
-        newest = query.order_by(LogEventRow.id.desc()).limit(wanted.limit)
-        rows = list(session.scalars(newest))[::-1]
-    else:
-        following = query.where(LogEventRow.id > wanted.after).order_by(LogEventRow.id)
-        rows = list(session.scalars(following.limit(wanted.limit)))
-    is_full = len(rows) == wanted.limit
-    if rows and (wanted.before is not None or (wanted.after is not None and is_full)):
-        cursor = rows[-1].id
-    else:  # all that is there was looked at
-        cursor = max(session.scalar(select(func.max(LogEventRow.id))) or 0, wanted.after or 0)
-    previous = None  # nothing lies before what is shown
-    if wanted.after is not None or is_full:
-        previous = rows[0].id if rows else (wanted.after or 0) + 1
-    return {"items": [_record(row) for row in rows], "next": cursor, "previous": previous}
+        rest.append(row.at < wanted.until)
+    return walk.Walk(table=row, key=row.id, terms=terms, rest=rest, descends=descends)
 
 
 def _record(row: LogEventRow) -> dict[str, Any]:

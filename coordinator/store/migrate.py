@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from coordinator.store import postgres
 from ztlab.errors import ZtError
 
-HEAD = "0007"  # the newest migration; a test compares it with the scripts
+HEAD = "0008"  # the newest migration; a test compares it with the scripts
 SCRIPTS = Path(__file__).parent / "migrations"
 
 

@@ -30,6 +30,10 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = NaiveDateTime
     cache_ok = True
 
+    @property
+    def python_type(self) -> type[datetime]:
+        return datetime
+
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
 
@@ -39,6 +43,11 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 # SQLite counts in 64 bits, and up by itself only where a column's type is called INTEGER.
 _LARGE = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _searched(table: str, *columns: str) -> tuple[Index, ...]:
+    """Indexes for coordinator/walk.py: by one of COLUMNS, in the order of the rows' numbers."""
+    return tuple(Index(f"search_{table}_{column}", column, "id") for column in columns)
 
 
 class Base(DeclarativeBase):
@@ -295,8 +304,9 @@ class AuditRow(Base):
     """
 
     __tablename__ = "audit"
+    __table_args__ = _searched("audit", "at", "actor", "action", "kind", "name")
     id: Mapped[int] = mapped_column(primary_key=True)
-    at: Mapped[datetime] = mapped_column(index=True)
+    at: Mapped[datetime]
     actor: Mapped[str] = mapped_column(String(80))
     action: Mapped[str] = mapped_column(String(32))
     kind: Mapped[str] = mapped_column(String(32))
@@ -344,12 +354,31 @@ class LogEventRow(Base):
     """One log record; `event` is what the node sent, the columns are what is searched by."""
 
     __tablename__ = "log_events"
+    __table_args__ = _searched(
+        "log_events",
+        *("node", "node_id", "verdict", "kind", "source_identity", "destination_identity"),
+    )
     id: Mapped[int] = mapped_column(_LARGE, primary_key=True)
     node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"))
-    node: Mapped[str] = mapped_column(String(63), index=True)
-    at: Mapped[datetime] = mapped_column(index=True)
+    node: Mapped[str] = mapped_column(String(63))
+    at: Mapped[datetime]
     received_at: Mapped[datetime]
-    verdict: Mapped[str] = mapped_column(String(32), index=True)
-    source_identity: Mapped[str | None] = mapped_column(String(63), index=True)
-    destination_identity: Mapped[str | None] = mapped_column(String(63), index=True)
+    verdict: Mapped[str] = mapped_column(String(32))
+    source_identity: Mapped[str | None] = mapped_column(String(63))
+    destination_identity: Mapped[str | None] = mapped_column(String(63))
     event: Mapped[dict[str, Any]]
+    kind: Mapped[str] = mapped_column(String(8), server_default="")
+
+
+class SpanRow(Base):
+    """Instants between which the rows of one span of a table lie (coordinator/spans.py).
+
+    of      "log" or "audit"
+    number  of the span: the rows' ids, divided
+    """
+
+    __tablename__ = "spans"
+    of: Mapped[str] = mapped_column(String(8), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    earliest: Mapped[datetime]
+    latest: Mapped[datetime]

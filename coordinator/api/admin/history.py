@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from coordinator import audit, clock, document, network, revisions, rollback, state
+from coordinator import audit, clock, document, network, revisions, rollback, spans, state, walk
 from coordinator.api.route import Answer, Call, DryRunQuery, Reply, Route
 from coordinator.differences import Difference
 from coordinator.document import Document
-from coordinator.listing import Listing, PageQuery
+from coordinator.listing import Listing, PageQuery, encode_cursor
 from coordinator.store.models import AuditRow, RevisionRow
 from ztlab.errors import NotFound, SchemaError
 from ztlab.model import history
@@ -103,17 +105,73 @@ _REVISIONS: Listing[RevisionRow] = Listing(
 )
 
 
+_AUDIT_FILTERS = ("actor", "action", "kind", "name", "name_prefix", "since", "until")
+_OF_TIME = frozenset({"since", "until"})
+
+
 def _list_audit(call: Call) -> Answer:
     asked: AuditQuery = call.query
-    rows = select(AuditRow)
-    if asked.since is not None:
-        rows = rows.where(AuditRow.at >= clock.parse_rfc3339(asked.since))
-    if asked.until is not None:
-        rows = rows.where(AuditRow.at < clock.parse_rfc3339(asked.until))
-    names = ("actor", "action", "kind", "name", "name_prefix")
-    filters = {name: value for name in names if (value := getattr(asked, name)) is not None}
+    given = {f: value for f in _AUDIT_FILTERS if (value := getattr(asked, f)) is not None}
+    since, until = (
+        None if value is None else clock.parse_rfc3339(value)
+        for value in (asked.since, asked.until)
+    )
+    sorted_by = (asked.sort or "").removeprefix("-")
     with call.reading() as session:
+        if sorted_by == "id":
+            return _walk_audit(session, asked, given, since, until)
+        own = _OF_TIME if sorted_by == "at" else {sorted_by}
+        if sorted_by in _AUDIT.columns and (others := given.keys() - own):
+            raise SchemaError(
+                [
+                    f"sort: want id, -id or nothing together with {', '.join(sorted(others))}: "
+                    "the log is too long to be sorted in another way"
+                ]
+            )
+        rows = select(AuditRow)
+        if since is not None:
+            rows = rows.where(AuditRow.at >= since)
+        if until is not None:
+            rows = rows.where(AuditRow.at < until)
+        filters = {name: given[name] for name in given.keys() - _OF_TIME}
         return replace(_AUDIT, rows=rows).page(session, asked, filters)
+
+
+def _walk_audit(
+    session: Session,
+    asked: AuditQuery,
+    given: Mapping[str, str],
+    since: datetime | None,
+    until: datetime | None,
+) -> Answer:
+    """By number. A page looks at a bounded number of rows: it may hold few and not be the last."""
+    descends = asked.sort == "-id"
+    first, last = 0, session.scalar(select(func.max(AuditRow.id))) or 0
+    if asked.cursor is not None:
+        _, reached = _AUDIT.decoded(AuditRow.id, asked)
+        first, last = (first, min(last, reached - 1)) if descends else (reached + 1, last)
+    ranges = [(first, last)]
+    rest = []
+    if since is not None or until is not None:
+        ranges = spans.between(session, spans.AUDIT, since, until)
+    if since is not None:
+        rest.append(AuditRow.at >= since)
+    if until is not None:
+        rest.append(AuditRow.at < until)
+    if asked.name_prefix is not None:
+        rest.append(AuditRow.name.istartswith(asked.name_prefix, autoescape=True))
+    terms = [
+        walk.Term(columns=(_AUDIT.columns[name],), value=given[name])
+        for name in ("actor", "action", "kind", "name")
+        if name in given
+    ]
+    search = walk.Walk(table=AuditRow, key=AuditRow.id, terms=terms, rest=rest, descends=descends)
+    found = search.through(session, walk.clipped(ranges, first, last), asked.limit + 1)
+    page, reached = found.rows[: asked.limit], found.reached
+    if len(found.rows) > asked.limit:
+        reached = page[-1].id
+    following = None if reached is None else encode_cursor(asked.sort, reached, reached)
+    return {"items": [audit.describe(row) for row in page], "next": following}
 
 
 def _audit_head(call: Call) -> Answer:

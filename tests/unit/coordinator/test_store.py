@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 
-from coordinator import clock, state
+from coordinator import clock, logs, state
 from coordinator.api.context import Service
 from coordinator.settings import Settings
 from coordinator.store import migrate
 from coordinator.store.engine import Store, opened
 from coordinator.store.models import AdminTokenRow, Base, ResourceRow
 from tests.unit.coordinator.postgres import Server
+from tests.unit.coordinator.test_network import add_node
 from ztlab.errors import ZtError
 
 ON_BOTH_STORES = True
@@ -86,6 +89,34 @@ def test_a_resource_of_an_older_store_keeps_its_gateway_up_and_down(empty: Store
         command.downgrade(config, "0006")
         assert [tuple(row) for row in connection.execute(shown)] == [("lan", "gw"), ("six", "gw")]
     empty.close()
+
+
+def test_events_of_an_older_store_are_found_by_kind_and_time(service: Service) -> None:
+    from alembic import command
+
+    config = Config()
+    config.set_main_option("script_location", str(migrate.SCRIPTS))
+    add_node(service, 1, "mesh")
+    one = text(
+        "INSERT INTO log_events (node_id, node, at, received_at, verdict, event) VALUES "
+        "('node-1', 'n1', :at, :at, 'allowed', :event)"
+    )
+    with service.store.writing() as session:
+        connection = session.connection()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0007")
+        for day, kind in ((1, "flow"), (2, "packet"), (3, "flow")):
+            at = f"2026-01-0{day} 00:00:00.000000"
+            connection.execute(one, {"at": at, "event": json.dumps({"kind": kind, "day": day})})
+        command.upgrade(config, "head")
+    since = datetime(2026, 1, 2, tzinfo=UTC)
+    with service.store.reading() as session:
+        for wanted, days in (
+            (logs.Search(kind="flow"), [1, 3]),
+            (logs.Search(since=since), [2, 3]),
+            (logs.Search(kind="packet", until=since), []),
+        ):
+            assert [event["day"] for event in logs.search(session, wanted)["items"]] == days
 
 
 def test_an_empty_store_is_refused_with_a_hint(empty: Store) -> None:
