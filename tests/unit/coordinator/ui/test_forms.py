@@ -226,6 +226,17 @@ def test_a_node_is_renamed_and_revoked(owner: Person, service: Service, network:
     assert network("GET", "/nodes/anna")["revoked_at"] is not None
 
 
+def test_a_node_is_looked_for_by_its_client_id(
+    owner: Person, service: Service, network: Call
+) -> None:
+    for number in (1, 2):
+        add_node(service, number, "mesh")
+    client_id = network("GET", "/nodes/n2")["client_id"]
+    found = owner.get(f"/ui/nodes?client_id={client_id}")
+    assert ">n2<" in found and ">n1<" not in found and f'value="{client_id}"' in found
+    assert "none like that" in owner.get("/ui/nodes?client_id=nobody")
+
+
 def test_a_resource_gets_another_gateway_with_a_priority(
     owner: Person, service: Service, network: Call
 ) -> None:
