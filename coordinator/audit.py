@@ -112,6 +112,11 @@ def record(
     pending.append(entry)
 
 
+def pending(session: Session) -> tuple[Entry, ...]:
+    """What SESSION's transaction has noted so far, and writes when it commits."""
+    return tuple(session.info.get(_PENDING, ()))
+
+
 def head(session: Session) -> dict[str, Any]:
     """The newest row's number and hash, to be noted where nobody can change it: {"id", "hash"}."""
     last = _last(session)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
-from coordinator import differences, network
+from coordinator import audit, differences, network
 from coordinator.hub import Hub
 from coordinator.network import Made
 from coordinator.store.engine import Store
@@ -39,6 +39,29 @@ def rehearse(
     except _TakeBack:
         assert made is not None
     return made.result, made.before.revision, of(made)
+
+
+def rehearse_write(store: Store, work: Callable[[Session], T]) -> tuple[T, Revision, Preview]:
+    """Likewise of WORK that changes no part of the network: what it would tell the audit log."""
+    try:
+        with store.writing() as session:
+            result, revision = work(session), network.revision(session)
+            session.flush()
+            noted = audit.pending(session)
+            raise _TakeBack
+    except _TakeBack:
+        pass
+    changes = tuple(
+        ObjectChange(
+            action=one.action, kind=one.kind, name=one.name, before=one.before, after=one.after
+        )
+        for one in noted
+    )
+    return (
+        result,
+        revision,
+        Preview(change_count=len(changes), changes=changes, node_count=0, nodes=()),
+    )
 
 
 def of(made: Made[T]) -> Preview:

@@ -103,7 +103,7 @@ class Collection:
             "shape": "revised",
             "refuses": (409,),
             "tagged": True,
-            "query": DryRunQuery if self.is_network else None,
+            "query": DryRunQuery,
         }
         if self.body is not None and (self.create or self.is_created_by_post):
             yield Route(
@@ -112,7 +112,7 @@ class Collection:
                 view=self.create or self._post,
                 summary=f"Create {self._noun}",
                 body=self.body,
-                statuses=(201, 200) if self.is_network else (201,),
+                statuses=(201, 200),
                 **{**common, "answer": self.created or self.answer},
             )
         common |= {"path": self._one, "guarded": True}

@@ -83,8 +83,12 @@ class Call:
     def write(self, work: Callable[[Session], Answer | None]) -> Answer:
         """Likewise for what is no part of the network, and raises no revision.
 
-        What it does to which object, it says to the audit log itself: `note`.
+        What it does to which object, it says to the audit log itself: `note`. A dry run likewise;
+        what WORK answers then holds no secret, since it would open nothing.
         """
+        if self.is_dry_run:
+            answer, revision, found = preview.rehearse_write(self.service.store, work)
+            return {**revised(revision, answer), "preview": codec.encode(found)}
         with self.service.store.writing() as session:
             answer = work(session)
             return revised(network.revision(session), answer)

@@ -182,6 +182,13 @@ class NewAdminToken(AdminToken):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedAdminToken(AdminToken):
+    """Likewise; of a dry run null: there is none."""
+
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetupKey:
     """A setup key, without the key.
 
@@ -207,6 +214,13 @@ class NewSetupKey(SetupKey):
     """Likewise with the key, which is shown this once."""
 
     key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedSetupKey(SetupKey):
+    """Likewise; of a dry run null: there is none, nor one of that id."""
+
+    key: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

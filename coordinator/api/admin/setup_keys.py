@@ -34,10 +34,12 @@ def _create(call: Call) -> Reply:
         made = access.create_setup_key(session, call.body, authority, clock.now())
         shown = {key: value for key, value in made.items() if key != "key"}
         call.note(session, "setup key", made["id"], None, shown)
-        return made
+        return {**made, "key": None} if call.is_dry_run else made
 
     answer = call.write(work)
-    shown = {key: value for key, value in answer.items() if key not in ("key", "revision")}
+    shown = {
+        key: value for key, value in answer.items() if key not in ("key", "revision", "preview")
+    }
     return Reply(body=answer, status=201, tag=COLLECTION.tag(shown))
 
 
@@ -75,7 +77,7 @@ COLLECTION = Collection(
     read=_read,
     body=SetupKeyBody,
     create=_create,
-    created=management.NewSetupKey,
+    created=management.CreatedSetupKey,
     delete=_delete,
     observed=frozenset({"uses_left"}),
     is_network=False,

@@ -33,7 +33,7 @@ def _create(call: Call) -> Reply:
         session.flush()
         made = access.describe_token(access.admin_token(session, wanted.name))
         call.note(session, "token", wanted.name, None, made)
-        return {**made, "token": token}
+        return {**made, "token": None if call.is_dry_run else token}
 
     answer = call.write(work)
     shown = {key: answer[key] for key in ("name", "role", "created_at")}
@@ -67,7 +67,7 @@ COLLECTION = Collection(
     body=TokenBody,
     put=_put,
     create=_create,
-    created=management.NewAdminToken,
+    created=management.CreatedAdminToken,
     delete=access.delete_token,
     is_created_by_put=False,
     is_network=False,

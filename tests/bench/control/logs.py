@@ -85,6 +85,7 @@ def measure() -> list[Figure]:
 
 
 def _searches(owner: Owner) -> Iterator[tuple[str, list[float]]]:
+    owner.ask("GET", "/logs")  # connects
     for path, searches in (("/logs", LOGS), ("/audit", AUDIT)):
         for name, query in searches.items():
             address = f"{path}?{urlencode({**query, 'limit': 100})}"
