@@ -14,7 +14,13 @@ from ztlab.model.verdict import Verdict
 
 SHOWN = 100
 _TIMES = frozenset({"since", "until"})
-FILTERS = ("node", "identity", "verdict", "since", "until")
+FILTERS = ("node", "identity", "verdict", "kind", "since", "until")
+KINDS = {  # docs/PROTOCOL.md, Event
+    "flow": "a flow's first packet, or a denial",
+    "update": "a flow that goes on",
+    "end": "a flow that ended",
+    "packet": "any other packet",
+}
 
 
 @blueprint.get("/logs")
@@ -35,6 +41,7 @@ def logs() -> Response:
         status=answer.status,
         filters=given,
         verdicts=[verdict.word for verdict in Verdict],
+        kinds=KINDS,
         events=page["items"],
         are_filtered=bool(cursors or any(given.values())),
         older=_address(given, "before", page["previous"]),

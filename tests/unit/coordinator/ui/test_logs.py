@@ -17,6 +17,7 @@ from tests.unit import batches
 from tests.unit.coordinator.conftest import Call
 from tests.unit.coordinator.test_network import add_node
 from tests.unit.coordinator.ui.conftest import Person
+from ztlab.model.logbatch import KINDS
 
 NOON = "2026-03-01T12:{:02d}:{:02d}.000000Z"
 
@@ -103,6 +104,8 @@ def test_what_comes_after_the_newest_page_is_found_from_it(
         ("node=n1&since=2026-03-01T12:04:08&until=2026-03-01T12:04:10", [248, 249]),
         ("since=2026-03-01T13:04:09%2B01:00", [249, 251]),
         ("node=n2", []),
+        ("kind=end", []),
+        ("kind=flow&identity=guest", [251]),
     ],
 )
 def test_a_filter_shows_what_it_says(
@@ -111,6 +114,13 @@ def test_a_filter_shows_what_it_says(
     page = owner.get(f"/ui/logs?{query}")
     assert ports(page) == numbers
     assert ("none like that" in page) == (not numbers)
+
+
+def test_every_kind_of_event_can_be_asked_for(owner: Person, stored: None) -> None:
+    page = owner.get("/ui/logs?kind=update")
+    (select,) = re.findall(r'<select id="kind".*?</select>', page, re.DOTALL)
+    assert sorted(re.findall(r'<option value="(\w+)"', select)) == sorted(KINDS.values())
+    assert re.findall(r'<option value="(\w+)" selected', select) == ["update"]
 
 
 def test_a_filter_stays_on_from_page_to_page(owner: Person, stored: None) -> None:
