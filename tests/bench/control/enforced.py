@@ -3,6 +3,9 @@
 Each node is one of a lab, with an agent and programs of its own. One of them sends a datagram every
 10 ms to twenty others; between two rounds the rule that lets them through turns from allow to deny
 or back. What counts is when the last one came, or the first one.
+
+Linux counts the neighbours (arp(7)) of all namespaces together, 1,024 by default; a mesh of a
+hundred on one link has ten times as many, and nobody would reach the coordinator any more.
 """
 
 from __future__ import annotations
@@ -16,11 +19,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from tests.bench.report import Figure, at_most, beside
 from tests.e2e import revoked
 from tests.e2e.revoked import EVERY_S, PORT
 from tests.e2e.waiting import wait_until
+from ztlab.errors import HostUnfit
 from ztlab.lab import build, teardown
 from ztlab.lab.lab import Lab
 from ztlab.model.policy import Action
@@ -30,6 +35,7 @@ PROBED = min(20, NODES - 1)
 ROUNDS = 30
 UP_S = 900.0
 SILENCE_S = 1.5  # who gets nothing for so long enforces the denial
+NEIGHBOURS = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
 BAR_P50_MS, BAR_P99_MS = 200.0, 1000.0
 
 
@@ -47,6 +53,7 @@ class Round:
 
 def measure() -> list[Figure]:
     """From the commit, and (beside) from the request, until packets meet the new rule."""
+    _check_neighbours()
     with _lab() as lab, ExitStack() as stack:
         print(f"  {NODES} agents are up", flush=True)
         probes = Probes(lab, stack)
@@ -156,6 +163,16 @@ def _rule(action: Action) -> dict[str, object]:
 
 def _p(ordered: list[float], percent: int) -> float:
     return ordered[len(ordered) * percent // 100]
+
+
+def _check_neighbours() -> None:
+    most = int(NEIGHBOURS.read_text())
+    if most < NODES * NODES:
+        raise HostUnfit(
+            f"this machine remembers {most:,} neighbours, {NODES} nodes have {NODES * NODES:,}",
+            hint=f"sysctl -w net.ipv4.neigh.default.gc_thresh3={4 * NODES * NODES}, for the time "
+            "of the benchmark; or fewer nodes: ZT_BENCH_AGENTS=30",
+        )
 
 
 @contextmanager
