@@ -142,7 +142,8 @@ def apply_command(file: Path, socket_path: Path) -> None:
     # Read here, not by the daemon: relative paths and unreadable files are this user's.
     from ztlab.model import codec
 
-    applied = control.ask(socket_path, {"do": "apply", "config": codec.encode(load(file))})
+    request = {"do": "apply", "config": codec.encode(load(file))}
+    applied = control.ask(socket_path, request, answer_s=control.APPLY_S)
     click.echo(f"applied, revision {applied['number']}")
 
 

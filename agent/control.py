@@ -22,6 +22,7 @@ DEFAULT_SOCKET = Path("/run/zt-agent/agent.sock")
 SOCKET_VARIABLE = "ZT_AGENT_SOCKET"
 REQUEST_BYTES = 16 * 2**20  # a configuration of tens of thousands of peers
 ANSWER_S = 30.0
+APPLY_S = 600.0  # a hundred thousand entries, on a machine that has much else to do
 
 
 class ControlError(ZtError):
@@ -37,9 +38,13 @@ def default_socket() -> Path:
     return Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET)
 
 
-def ask(path: Path, request: dict[str, Any]) -> Any:
-    """The result of one request to the daemon on PATH; ZtError as the daemon raised it."""
+def ask(path: Path, request: dict[str, Any], *, answer_s: float = ANSWER_S) -> Any:
+    """The result of one request to the daemon on PATH; ZtError as the daemon raised it.
+
+    answer_s  how long the answer may take, in seconds; Unreachable after that
+    """
     with _connected(path) as connection:
+        connection.settimeout(answer_s)
         _send(connection, request)
         with connection.makefile("rb") as answers:
             return _result(answers, path)

@@ -1,7 +1,8 @@
 """The agent: every part in its thread, started in order and stopped in the reverse.
 
 main       signals; starts and stops everything else
-load       compiles and loads the programs, while the interface is made and the node enrols
+load       compiles and loads the programs, while this is imported, the interface is made, and the
+           node enrols (agent/loading.py)
 watch      repairs what somebody removed, when the kernel tells of it (else within 10 s); reads
            peers and maps back (30 s); makes late peers anew (agent/handshakes.py)
 names      looks up again what did not resolve (30 s); apart, since a resolver may be slow
@@ -19,25 +20,21 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent import standalone, state
 from agent.applied import Applied, LastGood
-from agent.datapath.datapath import Datapath
-from agent.datapath.limits import Limits
-from agent.datapath.marks import MarkLayout
-from agent.datapath.pins import Pins
 from agent.events import Names
 from agent.keyfiles import KeyFiles
 from agent.keys import NodeKey
 from agent.ledger import Ledger
+from agent.loading import Loading
 from agent.settings import LocalSwitches, Settings
 from agent.status import in_one_line, status
 from agent.sync import Synchronizer
 from agent.watch import HostWatch
-from ztlab.errors import HostUnfit, ZtError
+from ztlab.errors import ZtError
 from ztlab.model import codec
 from ztlab.model.config import NodeConfig, Revision
 from ztlab.model.logbatch import MAX_EVENTS
@@ -63,9 +60,14 @@ class Agent:
     """One node's data plane."""
 
     def __init__(
-        self, settings: Settings, standalone_path: Path | None, notifier: Notifier
+        self,
+        settings: Settings,
+        standalone_path: Path | None,
+        notifier: Notifier,
+        programs: Loading,
     ) -> None:
         self.settings = settings
+        self.programs = programs
         self._notifier = notifier
         state.private_directory(settings.state_path)
         self.switches = LocalSwitches(settings)
@@ -75,9 +77,7 @@ class Agent:
         self.names = Names()
         self.applies = {"applied": 0, "refused": 0}
         self.last_refusal: str | None = None
-        self.marks, self.limits = MarkLayout.from_mask(settings.datapath.mark_mask), Limits()
-        self.pins = self._find_pins()
-        self.sync = Synchronizer(settings, self.key, self.marks, self.limits, self.pins)
+        self.sync = Synchronizer(settings, self.key, programs.marks, programs.limits, programs.pins)
         self._ledger = Ledger(settings.run_path / "log.counts")
         self._standalone_path = standalone_path
         self._apply_lock, self._switch_lock = threading.Lock(), threading.Lock()
@@ -123,17 +123,15 @@ class Agent:
     def start(self, stop: threading.Event) -> None:
         """Up to a state in which everything configured is enforced, or STOP is set."""
         first = self._first_configuration()
-        with ThreadPoolExecutor(1, "load") as loader:
-            loading = loader.submit(self._load)
-            self.sync.open_interface(self._key_files.public_keys)
-            if self._standalone_path is None:
-                self.session = self._session()
-                self.rotation = self._rotation(self.session) if self.session else None
-            _import_services()
-            if self.session is not None and first is None:
-                # Nothing to apply first: enrolment takes as long as loading, and needs no datapath.
-                self._begin(self.session)
-            self.datapath = loading.result()
+        self.sync.open_interface(self._key_files.public_keys)
+        if self._standalone_path is None:
+            self.session = self._session()
+            self.rotation = self._rotation(self.session) if self.session else None
+        _import_services()
+        if self.session is not None and first is None:
+            # Nothing to apply first: enrolment takes as long as loading, and needs no datapath.
+            self._begin(self.session)
+        self.datapath = self.programs.take()
         if stop.is_set():
             self.datapath.close()
             return
@@ -178,26 +176,6 @@ class Agent:
             if self._standalone_path is not None:
                 raise
             log.warning("the last good configuration is not applied: %s", error)
-
-    def _load(self) -> Datapath:
-        return Datapath.load(
-            marks=self.marks,
-            limits=self.limits,
-            loader=self.settings.datapath.loader,
-            pins=self.pins,
-            run_dir=self.settings.run_path if self.pins else None,
-        )
-
-    def _find_pins(self) -> Pins | None:
-        self.unpinned_reason = ""
-        try:
-            return Pins(self.settings.wireguard.interface, self.settings.run_path)
-        except HostUnfit as error:
-            self.unpinned_reason = str(error)
-            log.warning(
-                "flows and counters will not outlive this agent: %s (%s)", error, error.hint
-            )
-            return None
 
     def _begin(self, session: Session) -> None:
         session.start()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 import socket
 import subprocess
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import IO
 from urllib.parse import urlsplit
 
 from agent import state
@@ -133,19 +130,6 @@ def check_marks(mark_mask: int, rules: Iterable[MarkRule]) -> None:
             )
 
 
-def lock(run_dir: Path) -> IO[bytes]:
-    """The lock of RUN_DIR, held until closed; ZtError where another agent holds it."""
-    file = open(state.private_directory(run_dir) / "agent.lock", "ab")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise ZtError(
-            f"another zt-agent runs on {run_dir}", hint="stop it first, or set another run_dir"
-        ) from None
-    return file
-
-
 def addresses_of(url: str) -> frozenset[Address]:
     """The addresses of the host in URL; empty where its name does not resolve now."""
     parts = urlsplit(url)
@@ -168,9 +152,3 @@ def resolve(endpoints: Iterable[str]) -> dict[str, Endpoint]:
         address = ip_address(found[0][4][0])
         resolved[text] = Endpoint(address=address, port=int(port))
     return resolved
-
-
-def require_root() -> None:
-    """HostUnfit for anybody else."""
-    if os.geteuid() != 0:
-        raise HostUnfit("zt-agent run needs root", hint="use sudo, or its systemd unit")

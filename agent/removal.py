@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent import host, settings
+from agent import exclusive, host, settings
 from agent.datapath import attach, belt
 from agent.datapath.adoption import Inherited
 from agent.datapath.generations import RuleBook
@@ -32,8 +32,8 @@ def remove(config_path: Path) -> tuple[str, ...]:
     ZtError while that agent runs. The node's key and its last good configuration stay.
     """
     loaded = settings.load(config_path)
-    host.require_root()
-    with host.lock(loaded.run_path):
+    exclusive.require_root()
+    with exclusive.lock(loaded.run_path):
         links = Links()
         try:
             backend, complaints = _ours(loaded, links)
@@ -45,7 +45,7 @@ def remove(config_path: Path) -> tuple[str, ...]:
 def find_stale(config_path: Path) -> tuple[Stale, ...]:
     """Pins, where an agent with this configuration has its own, of namespaces that seem gone."""
     loaded = settings.load(config_path)
-    host.require_root()
+    exclusive.require_root()
     return stale(loaded.run_path)
 
 

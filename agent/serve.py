@@ -6,8 +6,8 @@ import signal
 import threading
 from pathlib import Path
 
-from agent import host, settings
-from agent.daemon import Agent
+from agent import exclusive, settings
+from agent.loading import Loading
 from ztlab.errors import ZtError
 from ztlab.notify import Notifier
 
@@ -22,7 +22,7 @@ def serve(
     """
     notifier = Notifier.from_environment()
     loaded = settings.load(config_path)
-    host.require_root()
+    exclusive.require_root()
     if standalone_path is None and loaded.coordinator is None:
         raise ZtError(
             f"{config_path} names no [coordinator]",
@@ -32,8 +32,10 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
-    with host.lock(loaded.run_path):
-        agent = Agent(loaded, standalone_path, notifier)
+    with exclusive.lock(loaded.run_path), Loading(loaded) as programs:
+        from agent.daemon import Agent  # half of all that there is to import, while they load
+
+        agent = Agent(loaded, standalone_path, notifier, programs)
         signal.signal(signal.SIGHUP, lambda *_: agent.reload_soon())
         try:
             agent.start(stop)

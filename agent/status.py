@@ -22,6 +22,7 @@ def status(agent: Agent) -> dict[str, Any]:
     switches = agent.switches.current
     health = agent.sync.health
     counts = agent.flowlog.counts()
+    pins = agent.programs.pins
     return {
         "name": config.node.name if config else agent.settings.name,
         "node_id": config.node.node_id if config else None,
@@ -43,8 +44,8 @@ def status(agent: Agent) -> dict[str, Any]:
         "loader": agent.datapath.loader,
         "loader_reason": agent.datapath.loader_reason,
         "origin": agent.datapath.origin,
-        "pinned_in": str(agent.pins.directory) if agent.pins else None,
-        "unpinned_reason": agent.unpinned_reason,
+        "pinned_in": str(pins.directory) if pins else None,
+        "unpinned_reason": agent.programs.unpinned_reason,
         "attached": {hook.word: on for hook, on in health.attached.items()},
         "belt_installed": health.belt_installed,
         "identity_drift": health.drift,

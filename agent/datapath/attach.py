@@ -1,19 +1,20 @@
 """Our two filters on an interface: clsact, direct action, at a place of their own.
 
 The fence around pyroute2's traffic control. Other people's filters and qdiscs are never touched: a
-filter of ours is known by its handle and its name, which carries the program's number.
+filter of ours is known by its handle and its name, which carries the program's number. pyroute2 is
+imported by who needs it: loading the programs for an interface that is yet to be made does not.
 """
 
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from agent.abi import PROGRAMS
 from agent.datapath.maps import program_id
-from agent.netlink import IPRoute, NetlinkError
 from ztlab.errors import HostUnfit, NotFound, ZtError
 from ztlab.model.verdict import Hook
 
@@ -26,7 +27,7 @@ _PRIO = 1  # first: nobody may accept a packet before it is judged
 def attach(interface: str, programs: Mapping[Hook, int]) -> None:
     """Put the PROGRAMS (hook to file descriptor) on INTERFACE, each in one atomic step in place of
     an older one of ours. NotFound without that interface; ZtError where somebody has the place."""
-    with IPRoute() as ip:
+    with _netlink() as ip:
         index = _index(ip, interface)
         _ensure_clsact(ip, index, interface)
         for hook, fd in programs.items():
@@ -35,7 +36,7 @@ def attach(interface: str, programs: Mapping[Hook, int]) -> None:
 
 def detach(interface: str) -> None:
     """Take our filters off INTERFACE, and the qdisc where no filter is left; others' stay."""
-    with IPRoute() as ip:
+    with _netlink() as ip:
         found = ip.link_lookup(ifname=interface)
         if not found:
             return
@@ -51,7 +52,7 @@ def detach(interface: str) -> None:
 
 def attached(interface: str, programs: Mapping[Hook, int]) -> dict[Hook, bool]:
     """At which hooks of INTERFACE exactly these PROGRAMS run; nowhere if there is no interface."""
-    with IPRoute() as ip:
+    with _netlink() as ip:
         found = ip.link_lookup(ifname=interface)
         if not found or not _has_clsact(ip, found[0]):
             return dict.fromkeys(programs, False)
@@ -63,13 +64,23 @@ def attached(interface: str, programs: Mapping[Hook, int]) -> dict[Hook, bool]:
 
 def numbers(interface: str) -> frozenset[int]:
     """The kernel's numbers of the programs of ours that run on INTERFACE, whoever attached them."""
-    with IPRoute() as ip:
+    try:
+        socket.if_nametoindex(interface)
+    except OSError:
+        return frozenset()
+    with _netlink() as ip:
         found = ip.link_lookup(ifname=interface)
         if not found or not _has_clsact(ip, found[0]):
             return frozenset()
         names = [_name_of_ours(ip, found[0], hook) for hook in _PARENT]
     tails = (name.rpartition(":")[2] for name in names if name)
     return frozenset(int(tail) for tail in tails if tail.isdigit())
+
+
+def _netlink() -> Any:
+    from agent.netlink import IPRoute
+
+    return IPRoute()
 
 
 def _name(hook: Hook, fd: int) -> str:
@@ -92,6 +103,8 @@ def _has_clsact(ip: Any, index: int) -> bool:
 
 
 def _ensure_clsact(ip: Any, index: int, interface: str) -> None:
+    from agent.netlink import NetlinkError
+
     if _has_clsact(ip, index):
         return
     try:
@@ -107,6 +120,8 @@ def _ensure_clsact(ip: Any, index: int, interface: str) -> None:
 
 
 def _replace(ip: Any, index: int, hook: Hook, fd: int, interface: str) -> None:
+    from agent.netlink import NetlinkError
+
     name = _name(hook, fd)
     # Its handle in use by another name would be somebody else's filter.
     if _name_of_ours(ip, index, hook) is None and _handle_is_taken(ip, index, hook):
@@ -135,6 +150,8 @@ def _replace(ip: Any, index: int, hook: Hook, fd: int, interface: str) -> None:
 
 def _filters(ip: Any, index: int, hook: Hook) -> list[Any]:
     """Every filter at HOOK, of anybody; the kernel's heads of priorities are none."""
+    from agent.netlink import NetlinkError
+
     with suppress(NetlinkError):  # the qdisc went away meanwhile
         return [f for f in ip.get_filters(index, parent=_PARENT[hook]) if f["handle"]]
     return []

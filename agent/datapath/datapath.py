@@ -456,6 +456,14 @@ class Datapath:
         self._config.close()
         self._loaded.close()
 
+    def abandon(self) -> None:
+        """Let go of what was loaded for an interface and never attached: nothing of it stays."""
+        if self._pins is not None and self.origin != "adopted":
+            self._pins.unstage()
+        if self._before is not None:
+            self._before.close()
+        self.close()
+
     # --- within ---
 
     def _next_epoch(self) -> int:

@@ -177,14 +177,25 @@ class Pins:
             self._next.rename(self._current)
         for other in self._sets():
             if other != self._current:
-                discard(other)
-                self._statement_of(other).unlink(missing_ok=True)
+                self._discard(other)
 
     def remove(self) -> None:
         """Unpin everything of this interface, and unmount a file system of our own."""
         for directory in self._sets():
-            discard(directory)
-            self._statement_of(directory).unlink(missing_ok=True)
+            self._discard(directory)
+        self._tidy()
+
+    def unstage(self) -> None:
+        """What was staged does not come into force: unpin it; the set in force stays."""
+        self._discard(self._next)
+        self._tidy()
+
+    def _discard(self, directory: Path) -> None:
+        discard(directory)
+        self._statement_of(directory).unlink(missing_ok=True)
+
+    def _tidy(self) -> None:
+        """Remove folders that are empty, and unmount a file system of our own that is."""
         for folder in (self.directory, self.directory.parent, self._root / OURS):
             with contextlib.suppress(OSError):  # not there; or not empty: another interface's
                 folder.rmdir()

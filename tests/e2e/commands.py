@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ztlab.lab.pace import scaled
+
 ZTLAB = str(Path(sys.executable).parent / "ztlab")
 
 
@@ -19,7 +21,7 @@ def ztlab(
         [ZTLAB, *words],
         capture_output=True,
         text=True,
-        timeout=timeout_s,
+        timeout=scaled(timeout_s),
         stdin=subprocess.DEVNULL,
         **options,
     )

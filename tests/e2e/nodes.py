@@ -84,7 +84,7 @@ class Node:
             capture_output=True,
             text=True,
             errors="replace",  # some of what is looked into for secrets is no text
-            timeout=timeout_s,
+            timeout=scaled(timeout_s),
         )
 
     def output(self, *words: str) -> str:
@@ -102,7 +102,8 @@ class Node:
 
     def metrics(self) -> dict[str, float]:
         """Each sample's line without its value, to its value."""
-        text = self.output("curl", "-sS", "--max-time", "5", "http://127.0.0.1:9464/metrics")
+        limit = str(scaled(5))
+        text = self.output("curl", "-sS", "--max-time", limit, "http://127.0.0.1:9464/metrics")
         pairs = (line.rpartition(" ") for line in text.splitlines() if line[:1] != "#")
         return {name: float(value) for name, _, value in pairs}
 
@@ -112,11 +113,11 @@ class Node:
             "try: socket.create_connection((sys.argv[1], int(sys.argv[2])), float(sys.argv[3]))\n"
             "except OSError: sys.exit(1)"
         )
-        arguments = [sys.executable, "-c", code, address, str(port), str(timeout_s)]
+        arguments = [sys.executable, "-c", code, address, str(port), str(scaled(timeout_s))]
         return self.run(*arguments).returncode == 0
 
     def pings(self, address: str) -> bool:
-        return self.run("ping", "-c1", "-W1", address).returncode == 0
+        return self.run("ping", "-c1", f"-W{scaled(1)}", address).returncode == 0
 
     def write(self, config: Mapping[str, Any]) -> Path:
         path = self.directory / "network.yaml"

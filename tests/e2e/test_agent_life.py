@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.nodes import BIN, Node, cable, namespaces, wait_for
 from tests.e2e.test_agent_standalone import BOB, BOB_6, config, pair
+from ztlab.lab.pace import scaled
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
@@ -101,8 +102,8 @@ def test_while_an_agent_ends_and_another_starts_no_packet_is_lost_and_none_judge
         assert alice.connects(address, 8080)
         bob.start_agent(config(bob, alice))
 
-        said, _ = ping.communicate(timeout=60)
-        count, _ = talk.communicate("stop\n", timeout=20)
+        said, _ = ping.communicate(timeout=scaled(60))
+        count, _ = talk.communicate("stop\n", timeout=scaled(20))
     assert f"{PINGS} packets transmitted, {PINGS} received, 0% packet loss" in said
     sent, back = map(int, count.split())
     assert sent == back > 0

@@ -158,7 +158,7 @@ def test_back_in_enforce_a_connection_opened_meanwhile_is_cut_and_an_allowed_one
     with client:
         assert client.stdout is not None and client.stdout.readline() == "open\n"
         bob.zt("set", "authz-mode", "enforce")
-        said, _ = client.communicate("go\n", timeout=10)
+        said, _ = client.communicate("go\n", timeout=scaled(10))
     assert said == "True False\n"
 
 
@@ -357,7 +357,7 @@ def test_after_a_kill_the_tunnel_goes_on_and_a_successor_takes_it_over(
             alice.command("ping", "-i0.05", "-c60", "-W1", BOB), stdout=subprocess.PIPE, text=True
         )
         bob.start_agent(config(bob, alice))
-        said, _ = ping.communicate(timeout=20)
+        said, _ = ping.communicate(timeout=scaled(20))
         assert " 0% packet loss" in said
         assert alice.connects(BOB, 8080)
         assert not alice.connects(BOB, 9090, timeout_s=0.3)

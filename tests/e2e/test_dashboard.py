@@ -24,6 +24,7 @@ from tests.e2e.plans import mesh
 from tests.e2e.waiting import wait_until
 from ztlab.lab import build, metrics, teardown
 from ztlab.lab.lab import Lab
+from ztlab.lab.pace import scaled
 
 pytestmark = [
     pytest.mark.root,
@@ -105,7 +106,7 @@ class Prometheus:
 
     def get(self, path: str, **query: str) -> Any:
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=scaled(10)) as answer:
             return json.load(answer)["data"]
 
     def query(self, expr: str) -> list[dict[str, Any]]:
@@ -152,7 +153,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         wait_until(made.is_ready, 30)
         for _ in range(3):
             scrapes = made.scrapes()
-            with lab.connect("alice", ("bob", 8080), timeout=5) as connection:
+            with lab.connect("alice", ("bob", 8080), timeout=scaled(5)) as connection:
                 assert connection.recv(200)
             with pytest.raises(TimeoutError):
                 lab.connect("carol", ("bob", 8080), timeout=0.5)

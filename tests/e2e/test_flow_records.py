@@ -16,6 +16,7 @@ from tests.e2e.test_rotation import agent_pid, kill_agent, start_agent
 from tests.e2e.waiting import wait_until
 from ztlab.lab import build, state
 from ztlab.lab.lab import Lab
+from ztlab.lab.pace import scaled
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.wireguard, pytest.mark.bpf]
 
@@ -92,7 +93,7 @@ def test_the_end_of_a_flow_has_all_its_packets_also_where_the_agent_was_killed_m
 
 def test_a_finished_connection_ends_with_what_the_kernel_counted_of_it(lab: Lab) -> None:
     lab.run("bob", ["nft", "-f", "-"], input=COUNTERS, check=True)
-    with lab.connect("alice", ("bob", 8080), timeout=5) as connection:
+    with lab.connect("alice", ("bob", 8080), timeout=scaled(5)) as connection:
         port = connection.getsockname()[1]
         connection.sendall(b"x" * 7)
         connection.recv(1000)

@@ -22,6 +22,7 @@ from tests.e2e.plans import gateway, mesh
 from tests.e2e.waiting import wait_until
 from ztlab.lab import build, metrics, ready, state
 from ztlab.lab.lab import Lab
+from ztlab.lab.pace import scaled
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.wireguard, pytest.mark.bpf]
 
@@ -32,7 +33,7 @@ def lab(lab_name: str) -> Iterator[Lab]:
 
 
 def first_line(lab: Lab, node: str, to: str) -> bytes:
-    with lab.connect(node, (to, 8080), timeout=3) as connection:
+    with lab.connect(node, (to, 8080), timeout=scaled(3)) as connection:
         return connection.recv(200)
 
 
@@ -64,13 +65,13 @@ def test_a_mesh_is_ready_when_up_returns(lab: Lab) -> None:
         authority = state.coordinator_dir(lab.name) / "state/authority.pem"
         context = ssl.create_default_context(cafile=str(authority))
         context.check_hostname = False  # the certificate names the coordinator's own address
-        pages = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+        pages = http.client.HTTPSConnection("127.0.0.1", port, timeout=scaled(10), context=context)
         pages.request("GET", "/ui/login")
         answer = pages.getresponse()
         assert answer.status == 200 and b"Log in" in answer.read()
         pages.close()
         leading.send_signal(signal.SIGINT)
-        assert leading.wait(timeout=20) == 0
+        assert leading.wait(timeout=scaled(20)) == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=3)
 

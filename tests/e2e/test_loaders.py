@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.nodes import BIN, namespaces
 from tests.e2e.test_agent_standalone import config, pair
+from ztlab.lab.pace import scaled
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.wireguard, pytest.mark.bpf]
 
@@ -23,7 +24,7 @@ def test_the_three_nodes_hold_under_bcc_too(state_dir: Path, tmp_path: Path) -> 
     scenario = tmp_path / "3node-bcc.yaml"
     scenario.write_text(f"{SCENARIO}\nloader: bcc\n")
     command = [str(BIN / "ztlab"), "test", str(scenario), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=scaled(180))
     assert done.returncode == 0, done.stdout + done.stderr
     (outcome,) = json.loads(done.stdout)
     assert "WireGuard, bcc" in outcome["facts"]

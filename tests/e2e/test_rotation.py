@@ -40,7 +40,7 @@ class Stream:
     """One TCP connection that asks for an echo every 10 ms, and knows the longest silence."""
 
     def __init__(self, lab: Lab, source: str, target: str) -> None:
-        self._socket = lab.connect(source, (target, 8080), timeout=20)
+        self._socket = lab.connect(source, (target, 8080), timeout=scaled(20))
         self._socket.settimeout(20)
         self._lines = self._socket.makefile("rb")
         assert self._lines.readline()  # the greeting
@@ -72,7 +72,7 @@ class Stream:
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join(timeout=20)
+        self._thread.join(timeout=scaled(20))
         self._lines.close()  # it holds the socket, too
         self._socket.close()
 

@@ -13,6 +13,7 @@ import yaml
 from tests.e2e.commands import ztlab
 from ztlab.lab import build
 from ztlab.lab.lab import Lab
+from ztlab.lab.pace import scaled
 from ztlab.scenario.loading import from_data
 from ztlab.scenario.report import Report
 from ztlab.scenario.run import run
@@ -227,6 +228,6 @@ def test_a_lab_is_kept_if_asked_for_and_only_then(lab_name: str, tmp_path: Path)
 
 def test_the_fixture_builds_labs_for_a_users_own_tests(state_dir: Path, ztlab_lab: Any) -> None:
     one = ztlab_lab({**NETWORK, "steps": []})
-    with one.connect("alice", ("bob", 8080), timeout=5) as connection:
+    with one.connect("alice", ("bob", 8080), timeout=scaled(5)) as connection:
         assert b'"node": "bob"' in connection.recv(200)
     assert Lab.names() == (one.name,)

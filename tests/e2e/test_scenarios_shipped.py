@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from ztlab.lab.pace import scaled
+
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.wireguard, pytest.mark.bpf]
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +23,7 @@ def test_a_shipped_scenario_holds_and_leaves_no_lab(state_dir: Path, tmp_path: P
     path = ROOT / "scenarios" / "policy-change.yaml"
     xml = tmp_path / "report.xml"
     command = [sys.executable, "-m", "pytest", str(path), "-q", f"--junitxml={xml}", "-rA"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=scaled(180))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout, done.stdout  # a skip would be a lab that was never built
     assert "checks hold" in done.stdout

@@ -51,7 +51,7 @@ print(json.dumps(times), flush=True)
 # The mode is switched to and fro, also while policies are applied in turn. All over the socket.
 OPERATOR = """
 import json, sys, threading, time
-from agent.control import ask, default_socket
+from agent.control import APPLY_S, ask, default_socket
 policies = [json.load(open(path)) for path in PATHS.split()]
 applied, flips = [], []
 def within():
@@ -59,7 +59,8 @@ def within():
 def apply():
     while within() < FLIPS:
         began = time.monotonic()
-        ask(default_socket(), {"do": "apply", "config": policies[1 - len(applied) % 2]})
+        request = {"do": "apply", "config": policies[1 - len(applied) % 2]}
+        ask(default_socket(), request, answer_s=APPLY_S)
         applied.append((began, time.monotonic()))
 applier = threading.Thread(target=apply)
 while len(flips) < CALM or applier.is_alive():

@@ -23,6 +23,7 @@ from tests.e2e.test_agent_life import TALK
 from tests.e2e.test_agent_standalone import BOB, BOB_6, DROPS, config
 from tests.e2e.test_leaks import DOOR, KNOCK, Door, require_that_it_can_be_seen, running
 from tests.e2e.tunnels import overflown, tunnel
+from ztlab.lab.pace import scaled
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
@@ -115,7 +116,7 @@ def test_a_version_with_another_layout_takes_over_and_is_rolled_back_without_a_g
             lost = overflown(alice) + overflown(bob)
             print(f"{answered} answered, {missing} not, {lost} lost by the tunnels themselves")
             assert answered > 500 and len(missing) <= lost
-        sent, back = map(int, talk.communicate("stop\n", timeout=20)[0].split())
+        sent, back = map(int, talk.communicate("stop\n", timeout=scaled(20))[0].split())
         assert sent == back > 100
         for each in streams:
             assert len(each.seconds()) >= 9 and all(each.seconds()), each.seconds()

@@ -17,6 +17,7 @@ import pytest
 
 from tests.e2e.nodes import Node
 from tests.e2e.tunnels import quiet_tunnel
+from ztlab.lab.pace import scaled
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
@@ -137,7 +138,7 @@ class Running:
         return self
 
     def result(self) -> Any:
-        said, _ = self._process.communicate("end\n", timeout=120)
+        said, _ = self._process.communicate("end\n", timeout=scaled(120))
         assert self._process.returncode == 0
         return json.loads(said)
 

@@ -125,7 +125,11 @@ class Inside:
     def sh(self, command: str, *, check: bool = False) -> subprocess.CompletedProcess[str]:
         return self.call(
             lambda: subprocess.run(
-                shlex.split(command), check=check, capture_output=True, text=True, timeout=60
+                shlex.split(command),
+                check=check,
+                capture_output=True,
+                text=True,
+                timeout=scaled(60),
             )
         )
 

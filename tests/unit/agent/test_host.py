@@ -118,14 +118,6 @@ def test_the_coordinators_addresses_come_from_its_url() -> None:
     assert host.addresses_of("https://no.such.host.invalid") == frozenset()
 
 
-def test_one_run_dir_has_one_agent(tmp_path: Path) -> None:
-    with host.lock(tmp_path / "run"):
-        assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
-        with pytest.raises(ZtError, match="another zt-agent runs"):
-            host.lock(tmp_path / "run")
-    host.lock(tmp_path / "run").close()
-
-
 @pytest.mark.parametrize("name", ["gateway..example", "x" * 64 + ".example"])
 def test_a_name_that_can_be_no_name_is_left_out_like_one_that_does_not_resolve(name: str) -> None:
     there = "192.0.2.1:51820"

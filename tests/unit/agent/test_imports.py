@@ -13,7 +13,8 @@ def said(program: str) -> str:
 
 
 def test_what_only_services_need_is_not_imported_before_the_programs_are_loaded() -> None:
-    late = ("urllib3", "prometheus_client", "agent.session", "agent.metrics", "pyroute2.ndb", "bcc")
+    services = ("urllib3", "prometheus_client", "agent.session", "agent.metrics", "bcc")
+    late = (*services, "pyroute2", "pyroute2.iproute", "agent.daemon")
     program = "import sys, agent.serve; print(*[m for m in sys.argv[1:] if m in sys.modules])"
     program = f"import sys; sys.argv[1:] = {late!r} + ('agent.datapath.datapath',); {program}"
     assert said(program) == "agent.datapath.datapath"  # the control: that one is
