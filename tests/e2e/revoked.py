@@ -20,11 +20,12 @@ EVERY_S = 0.01
 QUIET_S = 1.5  # a flow that is silent for so long has stopped
 
 
-def plan(name: str, senders: int, receivers: int) -> LabPlan:
-    """A mesh of web0… and api0…, where each web may send to each api."""
-    mesh: Role = "mesh"
-    names = [(f"web{i}", "web") for i in range(senders)]
-    names += [(f"api{i}", "api") for i in range(receivers)]
+def plan(
+    name: str, senders: int, receivers: int, roles: tuple[Role, Role] = ("mesh", "mesh")
+) -> LabPlan:
+    """web0… and api0…, where each web may send to each api; ROLES are theirs."""
+    names = [(f"web{i}", "web", roles[0]) for i in range(senders)]
+    names += [(f"api{i}", "api", roles[1]) for i in range(receivers)]
     rule = {
         "id": "web-to-api",
         "from": "web",
@@ -35,7 +36,7 @@ def plan(name: str, senders: int, receivers: int) -> LabPlan:
     }
     return LabPlan(
         name=name,
-        nodes=tuple(NodePlan(name=node, role=mesh, identity=of) for node, of in names),
+        nodes=tuple(NodePlan(name=node, role=role, identity=of) for node, of, role in names),
         document={
             "identities": ["web", "api"],
             "groups": {},

@@ -51,6 +51,17 @@ def test_hosts_reach_each_other_by_name_in_both_families(lab: Lab) -> None:
         lab.run("h2", ["ping", family, "-c1", "-W2", "h1"], check=True, timeout_s=5)
 
 
+def test_many_hosts_on_one_link_need_not_look_for_each_other(lab_name: str) -> None:
+    names = [f"h{i}" for i in range(1, 25)]
+    hosts = tuple(NodePlan(name=name, kind="host") for name in names)
+    crowd = build.up(LabPlan(name=lab_name, nodes=hosts, document={}))
+    for family in ("-4", "-6"):
+        crowd.run("h1", ["ping", family, "-c1", "-W2", "h24"], check=True, timeout_s=5)
+        shown = crowd.run("h1", ["ip", family, "neigh", "show"], check=True).stdout.splitlines()
+        assert len(shown) == len(names) - 1
+        assert all("PERMANENT" in line for line in shown)
+
+
 def test_a_node_sees_only_its_own_network_and_files(lab: Lab) -> None:
     list_all = ["ip", "-br", "link"]
     links = lab.run("h1", list_all, check=True).stdout.splitlines()

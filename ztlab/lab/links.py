@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from ztlab.lab import syscalls
 from ztlab.lab.addressing import UNDERLAY_BRIDGE, Cable, bridge_name
 from ztlab.lab.namespaces import call_inside
+from ztlab.lab.neighbours import Neighbour, mac, told
 from ztlab.lab.plan import SWITCH
 from ztlab.lab.state import LabRecord
 
@@ -36,14 +38,16 @@ def lay_cables(record: LabRecord, cables: Iterable[Cable], *, lans: int) -> None
             for number, wire in enumerate(wires):
                 peer = os.open(f"{base}/{fds[wire.node]}", os.O_RDONLY)
                 try:
-                    _plug_in(netlink, f"p{number}", bridges[wire.bridge], wire, peer)
+                    _plug_in(netlink, number, bridges[wire.bridge], wire, peer)
                 finally:
                     os.close(peer)
 
     call_inside(record, record.node(SWITCH), in_the_switch)
+    neighbours = told(wires)
     for name in dict.fromkeys(wire.node for wire in wires):
         own = [wire for wire in wires if wire.node == name]
-        call_inside(record, record.node(name), lambda own=own: _configure(own))  # type: ignore[misc]
+        known = neighbours.get(name, ())
+        call_inside(record, record.node(name), partial(_configure, own, known))
 
 
 def _make_bridge(netlink: Any, name: str) -> int:
@@ -53,19 +57,20 @@ def _make_bridge(netlink: Any, name: str) -> int:
     return index
 
 
-def _plug_in(netlink: Any, port: str, bridge: int, wire: Cable, peer_namespace: int) -> None:
+def _plug_in(netlink: Any, number: int, bridge: int, wire: Cable, peer_namespace: int) -> None:
     netlink.link(
         "add",
-        ifname=port,
+        ifname=f"p{number}",
         kind="veth",
         master=bridge,
         state="up",
-        peer={"ifname": wire.interface, "net_ns_fd": peer_namespace},
+        peer={"ifname": wire.interface, "net_ns_fd": peer_namespace, "address": mac(number)},
     )
 
 
-def _configure(wires: Iterable[Cable]) -> None:
-    """Inside a node: its ends of the cables up, with addresses and default routes."""
+def _configure(wires: Sequence[Cable], neighbours: Iterable[Neighbour]) -> None:
+    """Inside a node: its ends of the cables up, with addresses, default routes, and NEIGHBOURS that
+    it need not look for."""
     with IPRoute() as netlink:
         for wire in wires:
             index = netlink.link_lookup(ifname=wire.interface)[0]
@@ -80,6 +85,15 @@ def _configure(wires: Iterable[Cable]) -> None:
             netlink.link("set", index=index, state="up")
             for gateway in wire.gateways:
                 netlink.route("add", dst="default", gateway=gateway, oif=index)
+        indices = {wire.interface: netlink.link_lookup(ifname=wire.interface)[0] for wire in wires}
+        for one in neighbours:
+            netlink.neigh(
+                "add",
+                dst=one.address,
+                lladdr=one.mac,
+                ifindex=indices[one.interface],
+                state="permanent",
+            )
 
 
 def why_no_link(kind: str) -> str:
