@@ -335,7 +335,7 @@ class Agent:
             try:
                 self.last_good.check(wanted.revision)
                 self.names.learn(wanted.config, self.sync.compiled(wanted.config))
-                self.sync.apply(wanted.config)
+                has_new_peers = self.sync.apply(wanted.config)
             except Exception as error:
                 self.applies["refused"] += 1
                 self.last_refusal = str(error)
@@ -346,8 +346,9 @@ class Agent:
             self.last_good.store(wanted, on_disk=on_disk)
             self.applies["applied"] += 1
             self.last_refusal = None
-            self._look_now.set()
-            self._host.wake()
+            if has_new_peers:  # whose first handshakes may be late
+                self._look_now.set()
+                self._host.wake()
             log.info(
                 "revision %d of %s applied: %d peers",
                 wanted.revision.number,

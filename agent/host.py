@@ -7,14 +7,17 @@ import logging
 import socket
 import subprocess
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from agent import state
+from agent.settings import Settings
 from agent.wireguard.backend import Address, Endpoint
 from agent.wireguard.links import FWMARK, FWMARK_MASK, MarkRule
 from ztlab.errors import HostUnfit, ZtError
+from ztlab.model.config import NodeConfig
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +81,39 @@ def _write(name: str, value: str) -> None:
         ) from error
 
 
+class Surroundings:
+    """What a configuration asks of the host around the interface, as far as SETTINGS allow."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._interface, self._gateway = settings.wireguard.interface, settings.gateway
+        self._sysctls = Sysctls(settings.run_path / "sysctls.json")
+
+    def prepare(self, config: NodeConfig, last: NodeConfig | None, *, diverts: bool) -> None:
+        """As CONFIG asks.
+
+        last     what was asked before; None: nothing is known, and a predecessor may have asked
+        diverts  a default route, or one that covers an endpoint, goes into the tunnel
+        """
+        is_gateway = config.node.role == "gateway"
+        values = dict(FORWARDING) if is_gateway and self._gateway.forwarding else {}
+        if diverts:
+            values |= TUNNEL_DEFAULT
+        self._sysctls.set(values)
+        did, does = last and self._masquerades(last), self._masquerades(config)
+        if did != does and (is_gateway or did is not None):
+            set_masquerade(self._interface, enabled=does)
+
+    def repair(self, config: NodeConfig) -> bool:
+        """Put masquerading back where CONFIG asks for it and somebody removed it; True then."""
+        if not self._masquerades(config) or is_masquerading(self._interface):
+            return False
+        set_masquerade(self._interface, enabled=True)
+        return True
+
+    def _masquerades(self, config: NodeConfig) -> bool:
+        return config.node.role == "gateway" and self._gateway.masquerade
+
+
 def set_masquerade(interface: str, *, enabled: bool) -> None:
     """Rewrite the source of what leaves the tunnel for elsewhere to this gateway's address."""
     # "add" makes "delete" safe where there is no table; both in one transaction (nft(8)).
@@ -128,6 +164,15 @@ def check_marks(mark_mask: int, rules: Iterable[MarkRule]) -> None:
                 f"mark_mask {mark_mask:#010x} claims",
                 hint="choose another [datapath] mark_mask, or remove the rule (`ip rule`)",
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What names resolved to: endpoints by their text, and the addresses of the coordinator, which
+    stay outside the tunnel."""
+
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    outside: frozenset[Address] = frozenset()
 
 
 def addresses_of(url: str) -> frozenset[Address]:

@@ -129,6 +129,9 @@ Step = (
     | RemoveRoute
 )
 
+# What every change begins with, where no peer has to go in between.
+DATAPATH: tuple[Step, ...] = (RemoveIdentities(), ApplyPolicy(), PutIdentities())
+
 
 def desired(
     config: NodeConfig,

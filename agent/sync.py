@@ -28,10 +28,10 @@ from agent.handshakes import Handshakes
 from agent.health import Health
 from agent.keys import NodeKey
 from agent.owner import Owner, owned
-from agent.reconcile import Desired, Observed
+from agent.reconcile import Desired, Observed, Step
 from agent.settings import Settings
 from agent.wireguard import preshared
-from agent.wireguard.backend import Address, Backend, Endpoint, PeerSpec, WgPeer, WgState
+from agent.wireguard.backend import Address, Backend, PeerSpec, WgPeer, WgState
 from agent.wireguard.choose import open_backend
 from agent.wireguard.links import FWMARK, Links
 from agent.wireguard.preshared import PresharedKey
@@ -63,14 +63,13 @@ class Synchronizer:
         self._links = self.owner.run(Links)
         self._backend: Backend | None = None
         self._datapath: Datapath | None = None
-        self._sysctls = host.Sysctls(settings.run_path / "sysctls.json")
+        self._host = host.Surroundings(settings)
         self._handshakes = Handshakes(random.random)
         self._index: int | None = None  # another one: the interface was made anew by somebody
         self._config: NodeConfig | None = None
         self._applied: Desired | None = None
         self._compiled: DatapathState | None = None
-        self._endpoints: Mapping[str, Endpoint] = {}  # of _config, as they resolved
-        self._outside: frozenset[Address] = frozenset()
+        self._found = host.Found()  # of _config
         self._is_rebuilding = False
         self._gate = Gate(self._interface, marks, settings.authz_mode)
         self._health = Health(attached=dict.fromkeys(Hook, False), belt_installed=False, drift=0)
@@ -153,48 +152,79 @@ class Synchronizer:
 
     # --- one change ---
 
-    def apply(self, config: NodeConfig) -> None:
-        """Make the node what CONFIG says; ZtError says why not, and then it is what it was."""
-        self._apply(config, *self._looked_up(config))
+    def apply(self, config: NodeConfig) -> bool:
+        """Make the node what CONFIG says; ZtError says why not, and then it is what it was.
 
-    def _looked_up(self, config: NodeConfig) -> tuple[dict[str, Endpoint], frozenset[Address]]:
+        False where only the datapath had to change, and every peer is as it was.
+        """
+        found = self._looked_up(config)
+        if self._apply_to_datapath(config, found):
+            return False
+        self._apply(config, found)
+        return True
+
+    def _looked_up(self, config: NodeConfig) -> host.Found:
         """Its endpoints and the coordinator's addresses; of what does not resolve now, the last
         answer. Never in the owner's thread: a slow resolver would hold up switches and repair."""
-        named = _named(config)
-        known = {text: at for text, at in self._endpoints.items() if text in named}
-        return known | host.resolve(named), self._coordinator_addresses() or self._outside
+        named, last = _named(config), self._found
+        known = {text: at for text, at in last.endpoints.items() if text in named}
+        return host.Found(
+            endpoints=known | host.resolve(named),
+            outside=self._coordinator_addresses() or last.outside,
+        )
 
     @owned
-    def _apply(
-        self,
-        config: NodeConfig,
-        endpoints: Mapping[str, Endpoint],
-        outside: frozenset[Address],
-    ) -> None:
+    def _apply(self, config: NodeConfig, found: host.Found) -> None:
         if self._is_closed:
             raise ZtError("the agent is stopping")
         state = self.compiled(config)
-        wanted = reconcile.desired(
-            config,
-            endpoints=endpoints,
-            coordinator=outside,
-            own_key=self._key.public_key,
-            preshared=self._preshared,
-        )
+        wanted = self._desired(config, found)
         try:
-            self._carry_out(config, wanted, state)
+            there = self._carry_out(config, wanted, state)
         except Exception:
             self._go_back()
             raise
-        self._config, self._applied, self._compiled = config, wanted, state
-        self._endpoints, self._outside = endpoints, outside
+        self._config, self._applied = config, wanted
+        self._compiled, self._found = state, found
         told = {key: str(peer.endpoint) for key, peer in wanted.peers.items() if peer.endpoint}
         state_files.write_json(self._settings.run_path / "endpoints.json", told)
-        self._read_back()
+        self._read_back(there)
         self._look()
 
-    def _carry_out(self, config: NodeConfig, wanted: Desired, state: DatapathState) -> None:
-        self._prepare_host(config, wanted)
+    @owned
+    def _apply_to_datapath(self, config: NodeConfig, found: host.Found) -> bool:
+        """Apply CONFIG if it asks nothing new of the interface: most changes are of policy, and to
+        read all routes back before packets meet it takes longer than all the rest. False where it
+        does, or where peers and maps do not read back as they shall be."""
+        last = self._config
+        if self._is_closed or self._is_rebuilding or last is None or last.node != config.node:
+            return False
+        state = self.compiled(config)
+        if self._desired(config, found) != self._applied:
+            return False
+        hands = Hands(self._interface, self._dp, self._wg, self._links)
+        try:
+            for step in reconcile.DATAPATH:
+                hands.do(step, state)
+            there = self._wg.state()
+        except Exception:
+            self._go_back()
+            raise
+        self._config, self._compiled, self._found = config, state, found
+        return not reconcile.astray(self._applied, there) and not any(self._read_back(there))
+
+    def _desired(self, config: NodeConfig, found: host.Found) -> Desired:
+        return reconcile.desired(
+            config,
+            endpoints=found.endpoints,
+            coordinator=found.outside,
+            own_key=self._key.public_key,
+            preshared=self._preshared,
+        )
+
+    def _carry_out(self, config: NodeConfig, wanted: Desired, state: DatapathState) -> WgState:
+        """Do what is to be done; the interface's peers, read back."""
+        self._host.prepare(config, self._config, diverts=wanted.outside is not None)
         before = self._applied
         if self._config is None:  # the first: a predecessor's peers may roam as well as ours
             told = state_files.read_json(self._settings.run_path / "endpoints.json")
@@ -203,12 +233,14 @@ class Synchronizer:
         for step in reconcile.plan(wanted, self._observed(), before=before):
             log.debug("%s", step)
             hands.do(step, state)
-        astray = reconcile.astray(wanted, self._wg.state())
+        there = self._wg.state()
+        astray = reconcile.astray(wanted, there)
         if astray:
             raise ZtError(
                 f"{self._interface} does not have what it was told: {len(astray)} peers differ",
                 hint="does somebody else change it (wg, wg-quick)?",
             )
+        return there
 
     def _go_back(self) -> None:
         """After a change that failed half-way: what was applied before, whole."""
@@ -222,20 +254,6 @@ class Synchronizer:
             log.error("the last good configuration does not come back either: %s", error)
         finally:
             self._applied = before
-
-    def _prepare_host(self, config: NodeConfig, wanted: Desired) -> None:
-        is_gateway = config.node.role == "gateway"
-        values = dict(host.FORWARDING) if is_gateway and self._settings.gateway.forwarding else {}
-        if wanted.outside is not None:
-            values |= host.TUNNEL_DEFAULT
-        self._sysctls.set(values)
-        did, does = self._config and self._masquerades(self._config), self._masquerades(config)
-        # At first it is also taken away: a predecessor may have left it.
-        if did != does and (is_gateway or did is not None):
-            host.set_masquerade(self._interface, enabled=does)
-
-    def _masquerades(self, config: NodeConfig) -> bool:
-        return config.node.role == "gateway" and self._settings.gateway.masquerade
 
     def _coordinator_addresses(self) -> frozenset[Address]:
         coordinator = self._settings.coordinator
@@ -258,7 +276,7 @@ class Synchronizer:
         before, self._preshared = self._preshared, found
         try:
             if self._config is not None:
-                self._apply(self._config, self._endpoints, self._outside)
+                self._apply(self._config, self._found)
         except Exception:
             self._preshared = before
             raise
@@ -323,38 +341,47 @@ class Synchronizer:
         return True
 
     def _repair_rest(self, config: NodeConfig) -> None:
-        if self._masquerades(config) and not host.is_masquerading(self._interface):
+        if self._host.repair(config):
             log.warning("the masquerade table was removed: installed again")
-            host.set_masquerade(self._interface, enabled=True)
             self._count_repair("masquerading")
         if not self._links.is_up(self._interface):
             log.warning("%s was taken down: up again", self._interface)
             self._bring_up()
-            self._apply(config, self._endpoints, self._outside)
+            self._apply(config, self._found)
             self._count_repair("link")
 
     @owned
     def check_drift(self) -> None:
-        """Read peers and maps back, and apply the configuration again where they are not as it
+        """Read interface and maps back, and apply the configuration again where they are not as it
         says; ZtError where they are not so even then."""
         if self._config is None or self._is_closed or self._is_rebuilding:
             return
-        found = self._read_back()
-        if not any(found):
+        found, steps = self._read_back(self._wg.state()), self._steps_missing()
+        if not any(found) and not steps:
             return
         log.warning("%d prefixes and %d policy entries were changed: put back", *found)
-        self._apply(self._config, self._endpoints, self._outside)
+        for step in steps:
+            log.warning("to be done again on %s: %s", self._interface, step)
+        self._apply(self._config, self._found)
         self._count_repair("drift")
-        if any(found := self._read_back()):
+        if any(found := self._read_back(self._wg.state())):
             raise ZtError(f"{found[0]} prefixes and {found[1]} policy entries are still astray")
 
-    def _read_back(self) -> tuple[int, int]:
-        """(prefixes, policy entries) that peers and maps have otherwise than configured."""
+    def _steps_missing(self) -> tuple[Step, ...]:
+        """What must be done to the interface for it to be what was applied: nothing, mostly."""
+        if self._applied is None:
+            return ()
+        steps = reconcile.plan(self._applied, self._observed(), before=self._applied)
+        return tuple(step for step in steps if step not in reconcile.DATAPATH)
+
+    def _read_back(self, there: WgState) -> tuple[int, int]:
+        """(prefixes, policy entries) that peers, which are as they are THERE, and maps have
+        otherwise than configured."""
         if self._config is None or self._compiled is None:
             return 0, 0
         identities, policy = self._dp.drift(self._compiled)
         found = self._dp.identities() if identities else self._compiled.identities
-        prefixes = drift(self._config, self._compiled, self._wg.state(), found)
+        prefixes = drift(self._config, self._compiled, there, found)
         self._health = replace(self._health, drift=prefixes, policy_drift=policy)
         return prefixes, policy
 
@@ -375,30 +402,28 @@ class Synchronizer:
         self._handshakes.forget()
         self._bring_up()
         if self._config is not None:
-            self._apply(self._config, self._endpoints, self._outside)
+            self._apply(self._config, self._found)
         self._is_rebuilding = False
 
     def resolve_again(self) -> None:
         """Dial the peers whose names did not resolve before, if they do now, and keep the
         coordinator outside the tunnel where it is now."""
-        config, known = self._config, self._endpoints
+        config, last = self._config, self._found
         if config is None:
             return
-        found = host.resolve(_named(config) - known.keys())
-        outside = self._coordinator_addresses() or self._outside
-        if found or outside != self._outside:
-            self._apply_still(config, {**known, **found}, outside)
+        more = host.resolve(_named(config) - last.endpoints.keys())
+        found = host.Found(
+            endpoints={**last.endpoints, **more},
+            outside=self._coordinator_addresses() or last.outside,
+        )
+        if found != last:
+            self._apply_still(config, found)
 
     @owned
-    def _apply_still(
-        self,
-        config: NodeConfig,
-        endpoints: Mapping[str, Endpoint],
-        outside: frozenset[Address],
-    ) -> None:
+    def _apply_still(self, config: NodeConfig, found: host.Found) -> None:
         """Apply CONFIG, unless a newer one came while its names were looked up."""
         if config is self._config:
-            self._apply(config, endpoints, outside)
+            self._apply(config, found)
 
     @owned
     def hasten_handshakes(self) -> float | None:

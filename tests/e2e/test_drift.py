@@ -105,13 +105,26 @@ def test_peers_and_maps_changed_by_hand_let_nothing_in_and_are_mended_within_the
                 name = DROPS % (identity, reason)
                 assert now.get(name, 0) > before.get(name, 0)
 
-            wait_for(lambda: bob.metrics()[REPAIRS] > 0, DRIFT_S + NOTICE_S, "it is noticed")
+            alice.output("ip", "route", "del", f"{BOB_6}/128", "dev", "wg0")
+            for node in (alice, bob):
+                is_mended = partial(lambda node: node.metrics()[REPAIRS] > 0, node)
+                wait_for(is_mended, DRIFT_S + NOTICE_S, "it is noticed")
 
             # The thief has one prefix too many and alice one too few; alice's other address has no
             # entry, and so one of her prefixes nobody who is named.
             assert "4 prefixes and 2 policy entries were changed: put back" in bob.log
+            lost = f"AddRoute(route=Route(prefix='{BOB_6}/128'"
+            assert f"to be done again on wg0: {lost}" in alice.log
             assert reaches(alice) == allowed
             assert thief not in bob.output("wg", "show", "wg0", "peers")
             now = bob.metrics()
             assert now[REPAIRS] == 1
             assert now["zt_identity_drift"] == now["zt_policy_drift"] == 0
+
+            bob.output("wg", "set", "wg0", "peer", thief, "allowed-ips", f"{ALICE_TOO}/32")
+            another = whole(bob, alice)
+            another["policy"]["rules"][0]["ports"] = [8080]
+            bob.zt("apply", str(bob.write(another)))
+            # A change of policy does not wait for the interval, and looks at the peers as well.
+            assert thief not in bob.output("wg", "show", "wg0", "peers")
+            assert reaches(alice) == allowed | {"8083": False, "8083 of IPv6": False}
