@@ -91,15 +91,14 @@ def test_peers_and_maps_changed_by_hand_let_nothing_in_and_are_mended_within_the
             assert before[REPAIRS] == before["zt_identity_drift"] == before["zt_policy_drift"] == 0
 
             thief = bob.output("sh", "-c", "wg genkey | wg pubkey").strip()
-            bob.output("wg", "set", "wg0", "peer", thief, "allowed-ips", f"{ALICE_TOO}/32")
-            take_away(bob, "zt_ids", is_alice_6)
-            take_away(bob, "zt_policy", is_8080)
-            take_away(bob, "zt_pairs", is_any_to_bob)
-
-            meanwhile = reaches(alice)
+            with bob.agent_held():  # it mends nothing, however slow this machine is
+                bob.output("wg", "set", "wg0", "peer", thief, "allowed-ips", f"{ALICE_TOO}/32")
+                take_away(bob, "zt_ids", is_alice_6)
+                take_away(bob, "zt_policy", is_8080)
+                take_away(bob, "zt_pairs", is_any_to_bob)
+                meanwhile = reaches(alice)
             now = bob.metrics()
-            assert now[REPAIRS] == 0, "it was mended before it could be looked at"
-            # What has lost nothing goes on beside it.
+            # What has lost nothing goes on beside it, without an agent.
             assert meanwhile == dict.fromkeys(allowed, False) | {"8083": True}
             for identity, reason in (("unknown", "unknown_source"), ("alice", "no_rule")):
                 name = DROPS % (identity, reason)
