@@ -2,7 +2,7 @@
 # A script that finds the machine unfit ends with code 3; make itself prints it and ends with 2.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint unit ui e2e proof test-kernel test-install bench-datapath bench-control dist test-vagrant lock clean
+.PHONY: help demo test setup lint unit control ui e2e proof test-kernel test-install bench-datapath bench-control dist test-vagrant lock clean
 
 # What this machine must have; a test skipped for want of it fails. Example:
 #   make test ZT_REQUIRE=root,bpf,wireguard,lab
@@ -34,8 +34,12 @@ lint: ## format, lint, types
 
 unit: ## unit and contract tests
 	@tools/setup.sh
-	-@tools/postgresql.sh
 	@tools/test.sh unit
+
+control: ## coordinators as processes, and the stores' tests on PostgreSQL
+	@tools/setup.sh
+	-@tools/postgresql.sh
+	@tools/test.sh control
 
 ui: ## the pages in a real browser; screenshots in build/screenshots/
 	@tools/setup.sh
@@ -45,7 +49,7 @@ ui: ## the pages in a real browser; screenshots in build/screenshots/
 e2e: ## kernel and end-to-end tests, and the scenarios
 	@tools/setup.sh
 	-@tools/prometheus.sh
-	@tools/test.sh system
+	@tools/test.sh programs e2e
 
 proof: ## the TC programs against the model of them, a million packets (ZT_PROOF_PACKETS)
 	@tools/setup.sh

@@ -1,4 +1,4 @@
-"""For every test: hypothesis without a stop-watch, and no test sees another's umask."""
+"""For every test: hypothesis without a stop-watch, no test sees another's umask, one PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from tests.control.postgres import postgres_server
+
+__all__ = ["own_umask", "postgres_server"]
 
 # The machine is shared with labs and their traffic: how long one example takes says nothing.
 settings.register_profile("ztlab", deadline=None, derandomize="CI" in os.environ)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.unit.coordinator.served import admin, coordinator
+from tests.control.served import admin, coordinator
 
 __all__ = ["admin", "coordinator"]

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from tests.contract.fuzzing import EXAMPLES, operations
 from tests.contract.test_openapi import DESCRIBED
-from tests.unit.coordinator.process import Coordinator, running
+from tests.control.process import Coordinator, running
 
 # Whoever asks for everything without a token, as Schemathesis does, is soon asked to wait.
 UNLIMITED = {name: 100_000 for name in ("failures", "failures_per_minute", "challenges")}

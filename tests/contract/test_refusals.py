@@ -20,8 +20,8 @@ from coordinator import tls
 from coordinator.store.engine import opened
 from coordinator.store.models import AuditRow
 from tests.contract.wire import answer_to, challenge, refusal
-from tests.unit.coordinator.process import Coordinator, Keys, running
-from tests.unit.coordinator.served import until
+from tests.control.process import Coordinator, Keys, running
+from tests.control.served import until
 from ztlab.client.node import NodeClient
 from ztlab.errors import Refused
 from ztlab.model import proof

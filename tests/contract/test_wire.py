@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from tests.contract.wire import EVENT, Follower, answer_to, challenge, refusal
+from tests.control.process import STOP_S, Coordinator, Keys, running
+from tests.control.served import until
 from tests.unit.batches import packed
-from tests.unit.coordinator.process import STOP_S, Coordinator, Keys, running
-from tests.unit.coordinator.served import until
 from ztlab.client.admin import AdminClient
 from ztlab.client.node import NodeClient
 from ztlab.client.transport import fetch_authority

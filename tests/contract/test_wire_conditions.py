@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-from tests.unit.coordinator.process import Coordinator
+from tests.control.process import Coordinator
 from ztlab.errors import Refused
 from ztlab.model.management import Group
 

@@ -9,8 +9,8 @@ from contextlib import ExitStack, closing
 import pytest
 
 from tests.contract.wire import Follower, answer_to, challenge, refusal
-from tests.unit.coordinator.process import Coordinator, Keys
-from tests.unit.coordinator.served import until
+from tests.control.process import Coordinator, Keys
+from tests.control.served import until
 from ztlab.client.admin import AdminClient
 from ztlab.client.node import NodeClient
 from ztlab.model.config import NodeConfig

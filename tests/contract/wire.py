@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.coordinator.process import Keys
+from tests.control.process import Keys
 from ztlab.client.node import EventStream, NodeClient, StreamEvent
 from ztlab.errors import Refused, Unreachable
 from ztlab.model import proof

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.tree import ROOT
-from tests.unit.coordinator import process
+from tests.control import process
 
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "install")
 

@@ -16,9 +16,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from tests.control.process import Coordinator, running
 from tests.ui.webdriver import Browser
 from tests.ui.webdriver import browser as started
-from tests.unit.coordinator.process import Coordinator, running
 
 SCREENSHOTS = Path(__file__).parent.parent.parent / "build" / "screenshots"
 DESKTOP = (1200, 900)

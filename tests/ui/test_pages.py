@@ -6,9 +6,9 @@ from contextlib import closing
 
 import pytest
 
+from tests.control.process import Coordinator, Keys
 from tests.ui.conftest import DESKTOP, PHONE, complaints, log_in, shot
 from tests.ui.webdriver import ENTER, SPACE, TAB, Browser, DriverError, Element
-from tests.unit.coordinator.process import Coordinator, Keys
 from ztlab.model.management import ANY_TAG
 
 pytestmark = pytest.mark.browser

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 
 from tests.bench.control.served import Served, serving
 from tests.bench.report import Figure, at_most, claim
-from tests.unit.coordinator.process import Keys
+from tests.control.process import Keys
 from ztlab.client.node import NodeClient
 from ztlab.errors import Refused, Unreachable
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from coordinator.settings import load
 from coordinator.store.engine import opened
 from tests.bench.control.seed import POOLS, SeededNode, seed
-from tests.unit.coordinator.process import (
+from tests.control.process import (
     Coordinator,
     cli,
     place,

@@ -11,7 +11,7 @@ from contextlib import closing
 from tests.bench.control.agents import Agents, simulated
 from tests.bench.control.served import Owner, Served, serving
 from tests.bench.report import Figure, at_most, beside
-from tests.unit.coordinator.process import start, wait_until_it_answers
+from tests.control.process import start, wait_until_it_answers
 
 CLIENTS = int(os.environ.get("ZT_BENCH_CLIENTS", "5000"))
 WITHIN_S = 600.0

@@ -17,8 +17,8 @@ from coordinator.api.context import EXTENSION, Service
 from coordinator.app import create_app
 from coordinator.settings import Settings
 from coordinator.setup import initialise
-from tests.unit.coordinator import networks, postgres
-from tests.unit.coordinator.postgres import Server
+from tests.control.postgres import Server
+from tests.unit.coordinator import networks
 
 Call = Callable[..., Any]
 
@@ -42,12 +42,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def dialect() -> str:
     """Which store: sqlite unless the module says otherwise."""
     return "sqlite"
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Server]:
-    with postgres.running() as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

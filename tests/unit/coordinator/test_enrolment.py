@@ -27,7 +27,7 @@ from coordinator.enrolment import ChallengeRequest, EnrolRequest, NewToken
 from coordinator.errors import Conflict, Unauthenticated
 from coordinator.secrets import digest
 from coordinator.store.models import ChallengeRow, GroupRow, IdentityRow, NodeRow, SetupKeyRow
-from tests.unit.coordinator.process import Keys
+from tests.control.process import Keys
 from tests.unit.coordinator.test_network import add_identity
 from ztlab.errors import SchemaError
 from ztlab.model import proof

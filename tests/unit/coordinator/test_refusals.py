@@ -17,7 +17,7 @@ from coordinator.app import create_app
 from coordinator.refusals import Refusal, Refusals
 from coordinator.settings import Limits, Settings
 from coordinator.store.models import AuditRow
-from tests.unit.coordinator.process import Keys
+from tests.control.process import Keys
 
 FEW = Limits(failures=5, failures_per_minute=1, challenges=3, audit_rows=8)
 

@@ -1,16 +1,12 @@
-"""A running coordinator keeps as many revisions as its settings say."""
+"""The oldest revisions are forgotten, now and then."""
 
 from __future__ import annotations
-
-from contextlib import closing
 
 import pytest
 
 from coordinator import retention
 from coordinator.api.context import Service
 from coordinator.retention import Retention
-from tests.unit.coordinator.process import running, start, wait_until_it_answers
-from tests.unit.coordinator.served import until
 from tests.unit.coordinator.test_network import add_identity
 from tests.unit.coordinator.test_revisions import kept
 
@@ -50,17 +46,3 @@ def test_a_store_that_fails_is_asked_again_later(
 
     tidy.tick()
     assert kept(service) == 1
-
-
-def test_the_setting_reaches_the_service() -> None:
-    with running(revisions_kept=2) as here:
-        with closing(here.admin()) as admin:
-            for name in ("a", "b", "c"):
-                admin.create_identity(name)
-            assert len(admin.revisions()) == 4  # control: more than are kept, until it looks again
-        here.stop()
-        here.process = start(here.directory)
-        with closing(here.admin()) as admin:
-            wait_until_it_answers(here)
-            until(lambda: len(admin.revisions()) == 2, "old revisions forgotten")
-            here.stop()

@@ -22,7 +22,7 @@ from coordinator.settings import Settings
 from coordinator.store import migrate
 from coordinator.store.engine import Store, opened
 from coordinator.store.models import AdminTokenRow, Base, ResourceRow
-from tests.unit.coordinator.postgres import Server
+from tests.control.postgres import Server
 from tests.unit.coordinator.test_network import add_node
 from ztlab.errors import ZtError
 

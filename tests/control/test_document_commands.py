@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.coordinator.process import PROGRAM, Coordinator, cli, running
+from tests.control.process import PROGRAM, Coordinator, cli, running
 from ztlab.model.management import Offer
 
 TEXT = """\

@@ -15,7 +15,7 @@ import pytest
 
 from coordinator import settings, setup
 from coordinator.errors import Conflict
-from tests.unit.coordinator.process import (
+from tests.control.process import (
     IMPATIENT,
     PROGRAM,
     RUN,

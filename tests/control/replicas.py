@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.unit.coordinator import process
-from tests.unit.coordinator.process import Coordinator
+from tests.control import process
+from tests.control.process import Coordinator
 
 # What replicas have in common, as docs/INSTALL.md says; each makes its own certificate.
 SHARED = ("authority.pem", "authority.key", "challenge.key")

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from coordinator import audit
 from coordinator.store.engine import opened
 from coordinator.store.models import AuditRow
-from tests.unit.coordinator.process import Coordinator, Keys, cli, running
+from tests.control.process import Coordinator, Keys, cli, running
 from ztlab.model.identity import client_id
 
 

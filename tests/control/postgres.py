@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from coordinator.settings import POSTGRES
@@ -103,6 +104,13 @@ def running() -> Iterator[Server]:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)  # "fast": whoever is connected is cut off
                 process.wait(timeout=START_S)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """One for all tests of a worker."""
+    with running() as server:
+        yield server
 
 
 def _as_user(command: Sequence[str | Path]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.coordinator.process import Coordinator, running
+from tests.control.process import Coordinator, running
 from ztlab.client.admin import AdminClient
 
 

@@ -15,15 +15,15 @@ from agent.keyfiles import KeyFiles, Stage
 from agent.keys import NodeKey
 from agent.rotation import COMMIT_S, Rotation, RotationStatus
 from tests.contract.wire import Follower
-from tests.unit.agent.sessions import new_session, node_settings
-from tests.unit.coordinator.process import (
+from tests.control.process import (
     Coordinator,
     Keys,
     running,
     start,
     wait_until_it_answers,
 )
-from tests.unit.coordinator.served import until
+from tests.control.served import until
+from tests.control.sessions import new_session, node_settings
 from ztlab.client.admin import AdminClient
 from ztlab.client.node import NodeClient
 from ztlab.errors import ZtError

@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from tests.unit.coordinator.process import Coordinator, running, start, wait_until_it_answers
-from tests.unit.coordinator.served import until
+from tests.control.process import Coordinator, running, start, wait_until_it_answers
+from tests.control.served import until
 from ztlab.client.admin import AdminClient
 from ztlab.errors import Refused, Unreachable
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.coordinator.process import cli, place, start, write_settings
+from tests.control.process import cli, place, start, write_settings
 
 
 @contextmanager

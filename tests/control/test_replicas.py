@@ -11,11 +11,11 @@ import pytest
 
 from coordinator.store.notices import CHANGES
 from tests.contract.wire import EVENT
+from tests.control.postgres import Server
+from tests.control.process import Coordinator, Keys
+from tests.control.replicas import log_of, replicas
+from tests.control.served import until
 from tests.unit.batches import packed
-from tests.unit.coordinator.postgres import Server
-from tests.unit.coordinator.process import Coordinator, Keys
-from tests.unit.coordinator.replicas import log_of, replicas
-from tests.unit.coordinator.served import until
 from ztlab.client.node import EventStream, NodeClient
 from ztlab.errors import Refused
 

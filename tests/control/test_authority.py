@@ -18,8 +18,7 @@ from cryptography import x509
 from agent.keys import load_or_make
 from coordinator import tls
 from tests.contract.wire import Follower
-from tests.unit.agent.sessions import new_session, node_settings
-from tests.unit.coordinator.process import (
+from tests.control.process import (
     PROGRAM,
     Coordinator,
     Keys,
@@ -30,7 +29,8 @@ from tests.unit.coordinator.process import (
     wait_until_it_answers,
     write_settings,
 )
-from tests.unit.coordinator.served import until
+from tests.control.served import until
+from tests.control.sessions import new_session, node_settings
 from ztlab.client.node import NodeClient
 from ztlab.errors import Refused, Unreachable
 

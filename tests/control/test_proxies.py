@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.unit.coordinator.process import Coordinator, running
-from tests.unit.coordinator.served import until
+from tests.control.process import Coordinator, running
+from tests.control.served import until
 from ztlab.client.node import EventStream, NodeClient
 from ztlab.errors import Unreachable
 

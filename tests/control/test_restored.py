@@ -15,7 +15,7 @@ from coordinator import network
 from coordinator.hub import Hub
 from coordinator.store.engine import opened
 from coordinator.store.models import NodeRow
-from tests.unit.coordinator.process import Coordinator, cli, running
+from tests.control.process import Coordinator, cli, running
 from ztlab.errors import ZtError
 from ztlab.model.config import NodeConfig, Revision
 

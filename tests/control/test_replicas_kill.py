@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from agent.keys import load_or_make
-from tests.unit.agent.sessions import new_session, node_settings
-from tests.unit.coordinator.postgres import Server
-from tests.unit.coordinator.process import Coordinator
-from tests.unit.coordinator.replicas import kill, replicas
-from tests.unit.coordinator.served import until
+from tests.control.postgres import Server
+from tests.control.process import Coordinator
+from tests.control.replicas import kill, replicas
+from tests.control.served import until
+from tests.control.sessions import new_session, node_settings
 from ztlab.client.admin import AdminClient
 from ztlab.client.node import EventStream, NodeClient
 from ztlab.errors import Refused, Unreachable

@@ -1,7 +1,0 @@
-"""What the tests of an agent's session are given."""
-
-from __future__ import annotations
-
-from tests.unit.coordinator.served import admin, coordinator
-
-__all__ = ["admin", "coordinator"]
