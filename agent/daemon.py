@@ -133,7 +133,7 @@ class Agent:
             self._begin(self.session)
         self.datapath = self.programs.take()
         if stop.is_set():
-            self.datapath.close()
+            self.datapath.abandon()
             return
         switches = self.switches.current
         self.sync.go_live(

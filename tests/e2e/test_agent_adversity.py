@@ -6,13 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent import exclusive, settings
+from agent.daemon import Agent
+from agent.loading import Loading
+from tests.e2e.isolation import isolated
 from tests.e2e.nodes import BIN, Node, cable, namespaces, wait_for
 from tests.e2e.test_agent_standalone import BOB, config, pair
+from ztlab.notify import Notifier
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
 
@@ -176,6 +182,36 @@ def test_a_second_agent_takes_nothing_from_the_first_nor_does_its_end(
     assert bob.remove().returncode == 0
     assert "zt_" not in bob.output("nft", "list", "ruleset")
     assert "lookup 2676" not in bob.output("ip", "rule")
+
+
+@isolated
+def test_an_agent_told_to_stop_while_its_programs_load_leaves_the_last_ones_alone(
+    tmp_path: Path,
+) -> None:
+    alice, bob = pair(tmp_path)
+    bob.directory.mkdir()
+    whole, file, stop = (
+        bob.write(config(bob, alice)),
+        bob.directory / "agent.toml",
+        threading.Event(),
+    )
+
+    def pinned_after_a_start(mark_mask: str) -> list[Path]:
+        file.write_text(
+            f'name = "bob"\nstate_dir = "{bob.directory / "state"}"\nauthz_mode = "enforce"\n'
+            f"logging_enabled = false\n[datapath]\nmark_mask = {mark_mask}\n"
+        )
+        loaded = settings.load(file)
+        with exclusive.lock(loaded.run_path), Loading(loaded) as programs:
+            agent = Agent(loaded, whole, Notifier(None), programs)
+            agent.start(stop)
+            agent.stop()
+        return sorted(Path("/sys/fs/bpf").glob("ztlab/*/wg0/*/*/*"))
+
+    in_force = pinned_after_a_start("0xffff0000")
+    assert in_force
+    stop.set()
+    assert pinned_after_a_start("0x00fff000") == in_force  # it would have replaced them
 
 
 def test_what_the_belt_drops_is_counted(fresh: tuple[Node, Node]) -> None:
