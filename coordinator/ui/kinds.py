@@ -24,7 +24,6 @@ class Kind:
     path      below /api/v1
     key       the field that names an object
     columns   (field, heading) of the list
-    can_preview  may a form ask first what it would change? Only what nodes are told is asked of
     finds     (parameter, label) of what is looked for
     writer    the least role that changes it
     leftover  the field that a fault of the object itself is shown at
@@ -47,7 +46,6 @@ class Kind:
     can_create: bool = True
     can_edit: bool = True
     can_delete: bool = True
-    can_preview: bool = True
     removal: str = "Delete"
     warning: str = ""
 
@@ -289,7 +287,6 @@ SETUP_KEYS = Kind(
     writer="owner",
     key="id",
     faults="setup-keys",
-    can_preview=False,
     can_edit=False,
     removal="Revoke",
 )
@@ -316,7 +313,6 @@ TOKENS = Kind(
     columns=(("name", "Name"), ("role", "Role"), ("created_at", "Made")),
     writer="owner",
     faults="tokens",
-    can_preview=False,
     warning="The token is worth nothing any more, and every browser opened with it is logged out.",
 )
 AUDIT = Kind(

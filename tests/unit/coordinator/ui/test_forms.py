@@ -173,6 +173,22 @@ def test_what_a_form_would_change_is_shown_and_not_done(
     assert owner.send("/ui/rules/new", RULE) == "/ui/policy"
 
 
+def test_keys_and_tokens_are_asked_about_as_well_and_none_is_made(
+    owner: Person, network: Call
+) -> None:
+    key = {"role": "mesh", "uses": "1", "ttl_s": "60"}
+    token = {"name": "ann", "role": "viewer"}
+    for slug, fields in (("setup-keys", key), ("administrators", token)):
+        at, path = "/tokens" if slug == "administrators" else f"/{slug}", f"/ui/{slug}/new"
+        before = network("GET", at)["items"]
+        page = owner.send(path, fields, status=200, preview="1")
+        assert "It would change 1 object, and nothing that a node is told" in page
+        assert 'id="secret"' not in page
+        assert network("GET", at)["items"] == before
+        assert 'id="secret"' in owner.send(path, fields, status=200)  # control: not only asked
+        assert len(network("GET", at)["items"]) == len(before) + 1
+
+
 def test_what_was_changed_meanwhile_is_not_deleted_unseen(owner: Person, network: Call) -> None:
     mine = owner.hidden("/ui/groups/both/delete")
     owner.send("/ui/groups/both/edit", members="b")
