@@ -38,6 +38,7 @@ def events(
     with hub.subscription(caller.node_id, number) as subscription:
         network.refresh(store, hub)
         said: Wanted | None = None
+        beat_at = 0.0
         while not subscription.is_closed:
             rung_at = subscription.answer()
             known = hub.memory.known
@@ -53,35 +54,45 @@ def events(
                 # Asked for more: it is in the socket's buffer, or on its way there.
                 if rung_at is not None:
                     hub.pushes.add(time.monotonic() - rung_at, size)
+                beat_at = time.monotonic() + heartbeat_s
             elif said is None or said.revision != wanted.revision:
                 # Also after A -> B -> A between two looks: the digest is the node's, the revision
                 # it has to acknowledge is a newer one.
                 if deltas:  # what it has from before we began is what the next delta begins with
                     _remember(hub, wanted, known.view.config(caller.node_id))
                 yield _event("current", wanted)
+                beat_at = time.monotonic() + heartbeat_s
             said, digest = wanted, wanted.digest
-            for beat in _until_rung(subscription, caller, heartbeat_s):
+            for beat in _until_rung(subscription, caller, beat_at, heartbeat_s):
                 yield beat
+                beat_at = time.monotonic() + heartbeat_s
                 if _is_news(hub, caller.node_id, said):  # nobody rang, and yet
                     break
             if clock.now() >= caller.token_expires_at:
                 return
 
 
-def _until_rung(subscription: Subscription, caller: Caller, heartbeat_s: float) -> Iterator[bytes]:
-    """Heartbeats until there is something to look at, or the token is not good any more."""
-    next_beat = time.monotonic() + heartbeat_s
+def _until_rung(
+    subscription: Subscription, caller: Caller, beat_at: float, heartbeat_s: float
+) -> Iterator[bytes]:
+    """Heartbeats until there is something to look at, or the token is not good any more.
+
+    The first at BEAT_AT (time.monotonic): to be rung again and again without news, as at each
+    change that leaves this node as it is, puts none off.
+    """
     while (left_s := (caller.token_expires_at - clock.now()).total_seconds()) > 0:
-        wait_s = max(0.0, next_beat - time.monotonic())
-        if subscription.wait(min(wait_s, left_s)):
+        wait_s = max(0.0, beat_at - time.monotonic())
+        is_rung = subscription.wait(min(wait_s, left_s))
+        if is_rung:
             # A burst of changes is told once: what follows at once is waited for, but not for long.
             late = time.monotonic() + BURST_S
             while time.monotonic() < late and subscription.wait(QUIET_S):
                 pass
-            return
-        if time.monotonic() >= next_beat:
-            next_beat += heartbeat_s
+        if time.monotonic() >= beat_at:
+            beat_at += heartbeat_s
             yield b"event: heartbeat\ndata: {}\n\n"
+        if is_rung:
+            return
 
 
 def _is_news(hub: Hub, node_id: str, said: Wanted) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -71,6 +72,27 @@ def test_a_change_of_its_own_wakes_it_and_others_do_not(service: Service) -> Non
     add_node(service, 2, "gateway")
     kind, data = next(events)
     assert kind == "config" and [peer["name"] for peer in data["config"]["peers"]] == ["n2"]
+
+
+def test_rings_without_news_put_no_heartbeat_off(service: Service) -> None:
+    node_id = add_node(service, 1, "client")
+    events = open_stream(service, caller(node_id), heartbeat_s=0.3)
+    assert next(events)[0] == "config"
+    is_over = threading.Event()
+
+    def ring() -> None:
+        while not is_over.wait(0.01):
+            service.hub.wake([node_id])
+
+    bell = threading.Thread(target=ring)
+    bell.start()
+    try:
+        began = time.monotonic()
+        assert [next(events)[0] for _ in range(3)] == ["heartbeat"] * 3
+        assert time.monotonic() - began > 0.6  # nor do they bring any on
+    finally:
+        is_over.set()
+        bell.join()
 
 
 def test_a_change_there_and_back_between_two_looks_moves_the_revision_only(
