@@ -153,10 +153,11 @@ class Hub:
             return {node: stream.number for node, stream in self._streams.items()}
 
     def close_older(self, node_id: str, number: int) -> None:
-        """End the node's stream here if one with NUMBER, opened elsewhere, is newer."""
+        """End the node's stream here if its number is below NUMBER. 0: whichever it is, where there
+        are no replicas and no numbers."""
         with self._lock:
             stream = self._streams.get(node_id)
-        if stream is not None and stream.number < number:
+        if stream is not None and (stream.number < number or number == 0):
             stream.close()
 
     def known(self, session: Session) -> Known:

@@ -45,6 +45,9 @@ def commit() -> dict[str, Any]:
         lambda session: rotation.commit(session, caller.node_id, token, asked, clock.now()),
         by=audit.node(caller.name),
     )
+    # A stream is opened by a token, and the other tokens are gone: all of the node's are older than
+    # this number, here and at the other replicas. Who has a token opens another at once.
+    here.hub.close_older(caller.node_id, nodes.open_stream(here.store, caller.node_id))
     return answer
 
 

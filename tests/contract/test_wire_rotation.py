@@ -103,15 +103,18 @@ def test_while_it_is_announced_either_key_gets_a_token(
         coordinator.node().renew(public_key=keys.public, prove=keys.prove)
 
 
-def test_a_commit_ends_the_tokens_that_the_old_key_got_elsewhere(
+def test_a_commit_ends_the_tokens_and_the_stream_that_the_old_key_got_elsewhere(
     coordinator: Coordinator, pair: Pair
 ) -> None:
     thief = coordinator.node()
     thief.renew(public_key=pair.keys.public, prove=pair.keys.prove)
     pair.rotate(wait_s=1)
     assert thief.rotation().public_key == pair.new.public
-    until(lambda: pair.client.rotation().state == "ready", "the deadline")
-    pair.client.commit_rotation(pair.new.public)
+    with closing(Follower(thief)) as listener:
+        until(lambda: pair.client.rotation().state == "ready", "the deadline")
+        assert listener.kinds() and not listener.has_ended  # control
+        pair.client.commit_rotation(pair.new.public)
+        until(lambda: listener.has_ended, "the stream ends")
     assert refusal(thief.rotation) == 401
     assert refusal(pair.client.rotation) == 404  # its own token is good
 
