@@ -44,7 +44,12 @@ QUERIES = [
     for target in panel.get("targets", ())
 ]
 # What Grafana puts in place of its variables.
-VARIABLES = {"$__rate_interval": "10s", "$__range": "1m", "$node": ".*", "$identity": ".*"}
+VARIABLES = {
+    "$__rate_interval": f"{scaled(10):.0f}s",
+    "$__range": f"{scaled(60):.0f}s",
+    "$node": ".*",
+    "$identity": ".*",
+}
 
 
 def tool(name: str) -> str:
@@ -78,18 +83,22 @@ def within_reach(lab: Lab, node: str) -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class Prometheus:
-    """Scrapes TARGETS, node name to HOST:PORT, every half second."""
+    """Scrapes TARGETS, node name to HOST:PORT, every half second of an unhurried machine: an answer
+    that takes longer than that is none."""
 
     def __init__(self, folder: Path, targets: dict[str, str]) -> None:
         scrape = [{"targets": [at], "labels": {"instance": node}} for node, at in targets.items()]
+        every = f"{scaled(500):.0f}ms"
         config = {
-            "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
+            "global": {"scrape_interval": every, "evaluation_interval": every},
             "rule_files": [str(RULES)],
             "scrape_configs": [{"job_name": "zt-agent", "static_configs": scrape}],
         }
@@ -116,7 +125,7 @@ class Prometheus:
     def last(self, series: str) -> list[dict[str, Any]]:
         """The last value of each that was scraped, though the newest scrape came late: one such
         makes every series stale."""
-        return self.query(f"last_over_time({series}[5m])")
+        return self.query(f"last_over_time({series}[1h])")
 
     def is_ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -126,8 +135,8 @@ class Prometheus:
             return False
 
     def scrapes(self) -> int:
-        """How often it has scraped one of them in the last minutes."""
-        return len(self.query('zt_flows{instance="bob"}[10m]')[0]["values"])
+        """How often it has scraped one of them in the last hour."""
+        return len(self.query('zt_flows{instance="bob"}[1h]')[0]["values"])
 
     def has_scraped(self, times: int) -> bool:
         return self.scrapes() >= times
