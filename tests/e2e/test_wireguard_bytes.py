@@ -44,7 +44,7 @@ print(json.dumps(count), flush=True)
 TCP_SENDER = """
 import json, socket
 with socket.create_connection((ADDRESS, 8080), 10) as s:
-    s.settimeout(60)
+    s.settimeout(3 * PATIENCE)
     # No more on its way than any queue holds, behind our programs as well.
     s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)
     for _ in range(BLOCKS):
@@ -57,7 +57,7 @@ UDP_ECHO = """
 import json, socket
 with socket.socket(socket.AF_INET6 if ":" in ADDRESS else socket.AF_INET, socket.SOCK_DGRAM) as s:
     s.bind((ADDRESS, 8080))
-    s.settimeout(20)
+    s.settimeout(PATIENCE)
     print("ready", flush=True)
     for _ in range(COUNT):
         s.sendto(*s.recvfrom(1 << 16))
@@ -66,7 +66,7 @@ print(json.dumps(COUNT), flush=True)
 UDP_SENDER = """
 import json, socket
 with socket.socket(socket.AF_INET6 if ":" in ADDRESS else socket.AF_INET, socket.SOCK_DGRAM) as s:
-    s.settimeout(20)
+    s.settimeout(PATIENCE)
     s.connect((ADDRESS, 8080))
     for size in SIZES:
         s.send(b"x" * size)

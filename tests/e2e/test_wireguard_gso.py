@@ -46,7 +46,7 @@ print(json.dumps({"received": count}), flush=True)
 TCP_SENDER = """
 import json, socket, struct
 with socket.create_connection(("10.77.0.3", 8080), 10) as s:
-    s.settimeout(60)
+    s.settimeout(3 * PATIENCE)
     # No more on its way than any queue holds: then nothing is lost, and both ends count the same.
     s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)
     block = b"x" * (1 << 16)
@@ -68,7 +68,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
     s.setsockopt(socket.IPPROTO_UDP, 104, 1)  # UDP_GRO: takes joined ones too
     s.bind(("10.77.0.3", 8080))
     print("ready", flush=True)
-    s.settimeout(20)
+    s.settimeout(PATIENCE)
     count = 0
     while count < TOTAL:
         data, sender = s.recvfrom(1 << 16)
@@ -80,7 +80,7 @@ print(json.dumps({"received": count}), flush=True)
 UDP_SENDER = """
 import json, socket
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-    s.settimeout(20)
+    s.settimeout(PATIENCE)
     s.setsockopt(socket.IPPROTO_UDP, 103, SIZE)  # UDP_SEGMENT
     s.connect(("10.77.0.3", 8080))
     for _ in range(BATCHES):
@@ -122,10 +122,14 @@ HOLD = "mount -t sysfs sysfs /sys && echo 5000000 > /sys/class/net/wg0/gro_flush
 
 
 class Running:
-    """A Python program in a node, which says when it is ready and, at its end, what it found."""
+    """A Python program in a node, which says when it is ready and, at its end, what it found.
+
+    PATIENCE, in it, is how many seconds a datagram may be under way.
+    """
 
     def __init__(self, node: Node, program: str, **values: int) -> None:
-        text = "".join(f"{name} = {value}\n" for name, value in values.items()) + program
+        given = {"PATIENCE": scaled(20), **values}
+        text = "".join(f"{name} = {value}\n" for name, value in given.items()) + program
         self._process = subprocess.Popen(
             node.command(sys.executable, "-c", text),
             stdin=subprocess.PIPE,
