@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ztlab.model.verdict import Hook
 
-REPAIRED = ("interface", "link", "programs", "belt", "masquerading", "drift")
+REPAIRED = ("interface", "link", "programs", "belt", "masquerading", "sysctls", "drift")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

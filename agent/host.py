@@ -6,7 +6,7 @@ import contextlib
 import logging
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -49,6 +49,13 @@ class Sysctls:
         for name, value in values.items():
             if _read(name) != value:
                 _write(name, value)
+
+    def repair(self, values: Mapping[str, str]) -> list[str]:
+        """Set those of VALUES, which were set before, that somebody changed; their names."""
+        changed = [name for name, value in values.items() if _read(name) != value]
+        for name in changed:
+            _write(name, values[name])
+        return changed
 
     def restore(self) -> None:
         """Put everything back."""
@@ -94,21 +101,24 @@ class Surroundings:
         last     what was asked before; None: nothing is known, and a predecessor may have asked
         diverts  a default route, or one that covers an endpoint, goes into the tunnel
         """
-        is_gateway = config.node.role == "gateway"
-        values = dict(FORWARDING) if is_gateway and self._gateway.forwarding else {}
-        if diverts:
-            values |= TUNNEL_DEFAULT
-        self._sysctls.set(values)
+        self._sysctls.set(self._values(config, diverts))
         did, does = last and self._masquerades(last), self._masquerades(config)
-        if did != does and (is_gateway or did is not None):
+        if did != does and (config.node.role == "gateway" or did is not None):
             set_masquerade(self._interface, enabled=does)
 
-    def repair(self, config: NodeConfig) -> bool:
-        """Put masquerading back where CONFIG asks for it and somebody removed it; True then."""
-        if not self._masquerades(config) or is_masquerading(self._interface):
-            return False
-        set_masquerade(self._interface, enabled=True)
-        return True
+    def repair(self, config: NodeConfig, *, diverts: bool) -> Iterator[str]:
+        """Put back what CONFIG asks for and somebody took away: which (agent/health.py)."""
+        for name in self._sysctls.repair(self._values(config, diverts)):
+            log.warning("the sysctl %s was changed: set again", name)
+            yield "sysctls"
+        if self._masquerades(config) and not is_masquerading(self._interface):
+            set_masquerade(self._interface, enabled=True)
+            log.warning("the masquerade table was removed: installed again")
+            yield "masquerading"
+
+    def _values(self, config: NodeConfig, diverts: bool) -> dict[str, str]:
+        is_forwarder = config.node.role == "gateway" and self._gateway.forwarding
+        return {**(FORWARDING if is_forwarder else {}), **(TUNNEL_DEFAULT if diverts else {})}
 
     def _masquerades(self, config: NodeConfig) -> bool:
         return config.node.role == "gateway" and self._gateway.masquerade
@@ -173,6 +183,21 @@ class Found:
 
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     outside: frozenset[Address] = frozenset()
+
+    def looked_up(self, config: NodeConfig, coordinator: frozenset[Address]) -> Found:
+        """The endpoints that CONFIG names; of what does not resolve now, the last answer."""
+        named = _named(config)
+        known = {text: at for text, at in self.endpoints.items() if text in named}
+        return Found(endpoints=known | resolve(named), outside=coordinator or self.outside)
+
+    def completed(self, config: NodeConfig, coordinator: frozenset[Address]) -> Found:
+        """Likewise, but only what did not resolve before is looked up."""
+        more = resolve(_named(config) - self.endpoints.keys())
+        return Found(endpoints={**self.endpoints, **more}, outside=coordinator or self.outside)
+
+
+def _named(config: NodeConfig) -> set[str]:
+    return {peer.endpoint for peer in config.peers if peer.endpoint}
 
 
 def addresses_of(url: str) -> frozenset[Address]:

@@ -51,6 +51,10 @@ class Loading:
         self._is_taken = True
         return datapath
 
+    def wait(self) -> None:
+        """Until nothing is being loaded any more, well or not: pins can be taken away now."""
+        self._thread.shutdown()
+
     def _load(self, settings: Settings) -> Datapath:
         return Datapath.load(
             marks=self.marks,
@@ -69,6 +73,6 @@ class Loading:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._thread.shutdown()
+        self.wait()
         if not self._is_taken and self._future.exception() is None:
             self._future.result().abandon()

@@ -42,4 +42,5 @@ def serve(
             stop.wait()
         finally:
             notifier.stopping()
+            programs.wait()
             agent.stop(remove=remove_on_exit)

@@ -133,8 +133,10 @@ class Synchronizer:
         # Without a backend nothing was made, and what is there is somebody else's.
         if self._backend is not None and remove:
             removal.take_back(self._settings, self._links, self._backend, self._pins)
-        if self._datapath is not None:
+        if self._datapath is not None and self._is_live:
             self._datapath.close()
+        elif self._datapath is not None:
+            self._datapath.abandon()
         self._links.close()
 
     def _configure(self) -> None:
@@ -157,21 +159,12 @@ class Synchronizer:
 
         False where only the datapath had to change, and every peer is as it was.
         """
-        found = self._looked_up(config)
+        # Never in the owner's thread: a slow resolver would hold up switches and repair.
+        found = self._found.looked_up(config, self._coordinator_addresses())
         if self._apply_to_datapath(config, found):
             return False
         self._apply(config, found)
         return True
-
-    def _looked_up(self, config: NodeConfig) -> host.Found:
-        """Its endpoints and the coordinator's addresses; of what does not resolve now, the last
-        answer. Never in the owner's thread: a slow resolver would hold up switches and repair."""
-        named, last = _named(config), self._found
-        known = {text: at for text, at in last.endpoints.items() if text in named}
-        return host.Found(
-            endpoints=known | host.resolve(named),
-            outside=self._coordinator_addresses() or last.outside,
-        )
 
     @owned
     def _apply(self, config: NodeConfig, found: host.Found) -> None:
@@ -180,7 +173,7 @@ class Synchronizer:
         state = self.compiled(config)
         wanted = self._desired(config, found)
         try:
-            there = self._carry_out(config, wanted, state)
+            self._read_back(config, state, self._carry_out(config, wanted, state))
         except Exception:
             self._go_back()
             raise
@@ -188,7 +181,6 @@ class Synchronizer:
         self._compiled, self._found = state, found
         told = {key: str(peer.endpoint) for key, peer in wanted.peers.items() if peer.endpoint}
         state_files.write_json(self._settings.run_path / "endpoints.json", told)
-        self._read_back(there)
         self._look()
 
     @owned
@@ -196,22 +188,29 @@ class Synchronizer:
         """Apply CONFIG if it asks nothing new of the interface: most changes are of policy, and to
         read all routes back before packets meet it takes longer than all the rest. False where it
         does, or where peers and maps do not read back as they shall be."""
-        last = self._config
+        last, before = self._config, self._compiled
         if self._is_closed or self._is_rebuilding or last is None or last.node != config.node:
             return False
         state = self.compiled(config)
-        if self._desired(config, found) != self._applied:
+        if before is None or self._applied is None or self._desired(config, found) != self._applied:
             return False
-        hands = Hands(self._interface, self._dp, self._wg, self._links)
         try:
-            for step in reconcile.DATAPATH:
-                hands.do(step, state)
+            self._fill(state)
             there = self._wg.state()
+            is_whole = not any(self._read_back(config, state, there))
         except Exception:
-            self._go_back()
+            self._fill(before)  # it alone: nothing else was touched, or can be read, maybe
             raise
+        if not is_whole or reconcile.astray(self._applied, there):
+            return False  # it is what it was until all of it is done
         self._config, self._compiled, self._found = config, state, found
-        return not reconcile.astray(self._applied, there) and not any(self._read_back(there))
+        return True
+
+    def _fill(self, state: DatapathState) -> None:
+        """Have packets judged by STATE."""
+        hands = Hands(self._interface, self._dp, self._wg, self._links)
+        for step in reconcile.DATAPATH:
+            hands.do(step, state)
 
     def _desired(self, config: NodeConfig, found: host.Found) -> Desired:
         return reconcile.desired(
@@ -341,9 +340,8 @@ class Synchronizer:
         return True
 
     def _repair_rest(self, config: NodeConfig) -> None:
-        if self._host.repair(config):
-            log.warning("the masquerade table was removed: installed again")
-            self._count_repair("masquerading")
+        for what in self._host.repair(config, diverts=self._diverts):
+            self._count_repair(what)
         if not self._links.is_up(self._interface):
             log.warning("%s was taken down: up again", self._interface)
             self._bring_up()
@@ -354,34 +352,43 @@ class Synchronizer:
     def check_drift(self) -> None:
         """Read interface and maps back, and apply the configuration again where they are not as it
         says; ZtError where they are not so even then."""
-        if self._config is None or self._is_closed or self._is_rebuilding:
+        config, wanted, state = self._config, self._applied, self._compiled
+        if self._is_closed or self._is_rebuilding:
             return
-        found, steps = self._read_back(self._wg.state()), self._steps_missing()
+        if config is None or wanted is None or state is None:
+            return
+
+        def astray() -> tuple[tuple[int, int], tuple[Step, ...]]:
+            found = self._read_back(config, state, self._wg.state())
+            steps = reconcile.plan(wanted, self._observed(), before=wanted)
+            return found, tuple(step for step in steps if step not in reconcile.DATAPATH)
+
+        found, steps = astray()
         if not any(found) and not steps:
             return
-        log.warning("%d prefixes and %d policy entries were changed: put back", *found)
+        if any(found):
+            log.warning("%d prefixes and %d policy entries were changed: put back", *found)
         for step in steps:
             log.warning("to be done again on %s: %s", self._interface, step)
-        self._apply(self._config, self._found)
+        # There is nothing to go back to, and to try would dial peers that moved where they were.
+        self._carry_out(config, wanted, state)
+        self._look()
         self._count_repair("drift")
-        if any(found := self._read_back(self._wg.state())):
-            raise ZtError(f"{found[0]} prefixes and {found[1]} policy entries are still astray")
+        found, steps = astray()
+        if any(found) or steps:
+            raise ZtError(
+                f"{found[0]} prefixes, {found[1]} policy entries and {len(steps)} more things of "
+                f"{self._interface} are still astray"
+            )
 
-    def _steps_missing(self) -> tuple[Step, ...]:
-        """What must be done to the interface for it to be what was applied: nothing, mostly."""
-        if self._applied is None:
-            return ()
-        steps = reconcile.plan(self._applied, self._observed(), before=self._applied)
-        return tuple(step for step in steps if step not in reconcile.DATAPATH)
-
-    def _read_back(self, there: WgState) -> tuple[int, int]:
+    def _read_back(
+        self, config: NodeConfig, state: DatapathState, there: WgState
+    ) -> tuple[int, int]:
         """(prefixes, policy entries) that peers, which are as they are THERE, and maps have
-        otherwise than configured."""
-        if self._config is None or self._compiled is None:
-            return 0, 0
-        identities, policy = self._dp.drift(self._compiled)
-        found = self._dp.identities() if identities else self._compiled.identities
-        prefixes = drift(self._config, self._compiled, there, found)
+        otherwise than CONFIG, compiled to STATE, says."""
+        identities, policy = self._dp.drift(state)
+        found = self._dp.identities() if identities else state.identities
+        prefixes = drift(config, state, there, found)
         self._health = replace(self._health, drift=prefixes, policy_drift=policy)
         return prefixes, policy
 
@@ -411,11 +418,7 @@ class Synchronizer:
         config, last = self._config, self._found
         if config is None:
             return
-        more = host.resolve(_named(config) - last.endpoints.keys())
-        found = host.Found(
-            endpoints={**last.endpoints, **more},
-            outside=self._coordinator_addresses() or last.outside,
-        )
+        found = last.completed(config, self._coordinator_addresses())
         if found != last:
             self._apply_still(config, found)
 
@@ -482,6 +485,11 @@ class Synchronizer:
         )
 
     @property
+    def _diverts(self) -> bool:
+        """Does a default route, or one that covers an endpoint, go into the tunnel?"""
+        return self._applied is not None and self._applied.outside is not None
+
+    @property
     def _wg(self) -> Backend:
         assert self._backend is not None, "open_interface comes first"
         return self._backend
@@ -490,8 +498,3 @@ class Synchronizer:
     def _dp(self) -> Datapath:
         assert self._datapath is not None, "go_live comes first"
         return self._datapath
-
-
-def _named(config: NodeConfig) -> set[str]:
-    """The endpoints that CONFIG names."""
-    return {peer.endpoint for peer in config.peers if peer.endpoint}

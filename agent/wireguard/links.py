@@ -15,10 +15,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ TABLE = 0x0A74
 PRIORITY = 10740
 PROTOCOL = 74  # rtm_protocol: how our routes and rules are told from others' (rtnetlink(7))
 MAIN = 254
+INCOMPLETE = frozenset({"incomplete"})  # in the place of addresses: like none that are wanted
 ROUTE_METRIC_6 = 74
 _FR_INVERT = 0x00000002  # FIB_RULE_INVERT, linux/fib_rules.h
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -115,15 +116,16 @@ class Links:
             raise ZtError(f"cannot bring {name} up: {error.args[1]}") from error
 
     def addresses(self, name: str) -> frozenset[str]:
-        """Its addresses with their lengths, but for the link-local ones, which are the kernel's."""
+        """Its addresses as they stand, with their lengths, but for the link-local ones, which are
+        the kernel's."""
         index = self.index(name)
         if index is None:
             return frozenset()
         found = (
-            ip_network(f"{a.get_attr('IFA_ADDRESS')}/{a['prefixlen']}", strict=False)
+            ip_interface(f"{a.get_attr('IFA_LOCAL') or a.get_attr('IFA_ADDRESS')}/{a['prefixlen']}")
             for a in self._netlink.get_addr(index=index)
         )
-        return frozenset(str(network) for network in found if not network.is_link_local)
+        return frozenset(str(address) for address in found if not address.is_link_local)
 
     def add_address(self, name: str, prefix: str) -> None:
         """Add an address (/32 or /128); no error where it is there."""
@@ -193,11 +195,15 @@ class Links:
 
     def outside(self, name: str) -> frozenset[str] | None:
         """The addresses that our rules keep outside the tunnel; None where there are no rules, or
-        they are another agent's."""
-        own = [rule for family in _FAMILIES for rule in self._own_rules(family)]
-        if not own or self._divert_elsewhere(name):
+        they are another agent's. INCOMPLETE where some are gone of those that belong together."""
+        there = {family: {_key(rule) for rule in self._own_rules(family)} for family in _FAMILIES}
+        if not any(there.values()) or self._divert_elsewhere(name):
             return None
-        return frozenset(str(r.get_attr("FRA_DST")) for r in own if r.get_attr("FRA_DST"))
+        addresses = frozenset(dst for keys in there.values() for _, dst in keys if dst)
+        for family, keys in there.items():
+            if not keys.issuperset(map(_wanted_key, _rules(family, addresses))):
+                return INCOMPLETE
+        return addresses
 
     def set_outside(self, name: str, addresses: frozenset[str] | None) -> None:
         """Replace our rules by those for ADDRESSES; None: by none.
@@ -218,10 +224,9 @@ class Links:
             for rule in wanted:
                 with _allowing(errno.EEXIST, what="add an ip rule"):
                     self._netlink.rule("add", family=family, protocol=PROTOCOL, **rule)
-            kept = {(rule["priority"], rule.get("dst")) for rule in wanted}
+            kept = set(map(_wanted_key, wanted))
             for found in old:
-                key = (found.get_attr("FRA_PRIORITY"), found.get_attr("FRA_DST"))
-                if key not in kept:
+                if _key(found) not in kept:
                     with _allowing(errno.ENOENT, what="remove an ip rule"):
                         self._netlink.rule("del", family=family, **_as_rule(found))
 
@@ -281,6 +286,16 @@ def _rules(family: int, addresses: frozenset[str]) -> list[dict[str, Any]]:
         }
     )
     return rules
+
+
+def _key(found: Any) -> tuple[int, str | None]:
+    """What tells our rules of one family apart: (priority, address)."""
+    return found.get_attr("FRA_PRIORITY"), found.get_attr("FRA_DST")
+
+
+def _wanted_key(rule: Mapping[str, Any]) -> tuple[int, str | None]:
+    """Likewise of one of `_rules`."""
+    return rule["priority"], rule.get("dst")
 
 
 def _as_rule(found: Any) -> dict[str, Any]:

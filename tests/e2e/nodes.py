@@ -116,6 +116,18 @@ class Node:
         arguments = [sys.executable, "-c", code, address, str(port), str(scaled(timeout_s))]
         return self.run(*arguments).returncode == 0
 
+    def syns_in_vain(self, address: str, port: int, timeout_s: float = 1.0) -> int:
+        """With how many SYNs it did not get through: on a slow machine it sends some again."""
+        before = self._syns_again()
+        assert not self.connects(address, port, timeout_s)
+        return 1 + self._syns_again() - before
+
+    def _syns_again(self) -> int:
+        # Documentation/networking/snmp_counter.rst
+        lines = self.output("grep", "^TcpExt:", "/proc/net/netstat").splitlines()
+        names, values = (line.split() for line in lines)
+        return int(values[names.index("TCPSynRetrans")])
+
     def pings(self, address: str) -> bool:
         return self.run("ping", "-c1", f"-W{scaled(1)}", address).returncode == 0
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from agent.daemon import Agent
 from agent.loading import Loading
 from tests.e2e.isolation import isolated
 from tests.e2e.nodes import BIN, Node, cable, namespaces, wait_for
-from tests.e2e.test_agent_standalone import BOB, config, pair
+from tests.e2e.test_agent_standalone import ALICE, BOB, BOB_6, config, pair
 from ztlab.notify import Notifier
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.wireguard]
@@ -212,6 +213,56 @@ def test_an_agent_told_to_stop_while_its_programs_load_leaves_the_last_ones_alon
     assert in_force
     stop.set()
     assert pinned_after_a_start("0x00fff000") == in_force  # it would have replaced them
+
+
+@pytest.fixture
+def userspace(fresh: tuple[Node, Node]) -> Iterator[tuple[Node, Node]]:
+    """Bob's WireGuard is a process, which can be held, and is asked by a socket."""
+    alice, bob = fresh
+    bob.settings["wireguard"] = {"backend": "userspace"}
+    bob.start_agent(config(bob, alice), wait=False)
+    alice.start_agent(config(alice, bob))
+    bob.wait_ready()
+    with bob.serving(8080):
+        wait_for(lambda: alice.connects(BOB, 8080, timeout_s=0.5), 10, "the tunnel")
+        yield alice, bob
+
+
+def applied(node: Node, other: Node, rules: list[dict[str, Any]]) -> bool:
+    """Does NODE's agent apply a policy of RULES?"""
+    program = str(BIN / "zt-agent")
+    return node.run(program, "apply", str(node.write(config(node, other, rules)))).returncode == 0
+
+
+def test_a_policy_after_which_wireguard_does_not_answer_is_refused_and_the_last_one_holds(
+    userspace: tuple[Node, Node],
+) -> None:
+    alice, bob = userspace
+    command = ["pgrep", "--ns", str(bob.pid), "--nslist", "net", "wireguard-go"]
+    pid = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert not applied(bob, alice, [])
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    assert alice.connects(BOB, 8080)
+    assert applied(bob, alice, []) and not alice.connects(BOB, 8080)  # control
+
+
+def test_a_policy_beside_which_the_interface_cannot_be_put_right_is_refused_as_a_whole(
+    userspace: tuple[Node, Node],
+) -> None:
+    alice, bob = userspace
+    stranger = bytes(range(1, 33)).hex()
+    uapi(bob, f"set=1\npublic_key={stranger}\nallowed_ip=10.9.9.9/32")
+    bob.output("ip", "route", "replace", f"{ALICE}/32", "dev", "lo")
+    assert not applied(bob, alice, [])
+
+    assert alice.connects(BOB_6, 8080)  # whose route nobody took
+    bob.output("ip", "route", "del", f"{ALICE}/32", "dev", "lo")
+    assert applied(bob, alice, [])  # control
+    assert not alice.connects(BOB_6, 8080) and stranger not in uapi(bob, "get=1")
 
 
 def test_what_the_belt_drops_is_counted(fresh: tuple[Node, Node]) -> None:

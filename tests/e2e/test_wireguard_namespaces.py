@@ -11,7 +11,7 @@ import pytest
 from agent.keys import NodeKey
 from agent.wireguard.backend import Backend
 from agent.wireguard.choose import open_backend
-from agent.wireguard.links import Links
+from agent.wireguard.links import INCOMPLETE, Links
 from tests.e2e.isolation import isolated
 from tests.e2e.wireguards import MAKERS, Inside, both, cable, configure, side, spec, wait_for
 from ztlab.errors import HostUnfit, ZtError
@@ -126,3 +126,32 @@ def test_who_lost_it_to_another_namespace_notices_and_is_told_what_is_in_the_way
     inner.call(inner_links.close)
     links.close()
     inner.stop()
+
+
+@isolated
+def test_a_rule_that_somebody_deleted_is_missed_and_comes_back() -> None:
+    links, outside = Links(), frozenset({"192.0.2.1", "2001:db8::1"})
+    subprocess.run("ip link add wg0 type veth".split(), check=True)
+    links.set_outside("wg0", outside)
+    assert links.outside("wg0") == outside
+    for family in ("-4", "-6"):
+        for priority in ("10741", "10742"):
+            command = f"ip {family} rule del priority {priority}"
+            subprocess.run(command.split(), check=True)
+            assert links.outside("wg0") == INCOMPLETE
+            links.set_outside("wg0", outside)
+            assert links.outside("wg0") == outside
+    links.set_outside("wg0", None)
+    assert links.outside("wg0") is None
+
+
+@isolated
+def test_addresses_that_somebody_added_are_seen_as_they_are_and_can_be_removed() -> None:
+    links, added = Links(), {"10.88.0.1/24", "10.88.1.1/32", "fd88::1/64"}
+    subprocess.run("ip link add wg0 type veth".split(), check=True)
+    for address in added:
+        subprocess.run(f"ip address add {address} dev wg0".split(), check=True)
+    assert links.addresses("wg0") == added
+    for address in added:
+        links.remove_address("wg0", address)
+    assert links.addresses("wg0") == set()
